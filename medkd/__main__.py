@@ -1,0 +1,3 @@
+from medkd.cli.app import main
+
+main()

@@ -1,0 +1,60 @@
+"""The command `medkd`. Exit codes: 0 done, 1 the run failed, 2 the input was wrong (one readable message)."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import click
+import typer
+
+from medkd.cli.evaluate import evaluate
+from medkd.cli.methods import methods
+from medkd.cli.predict import predict
+from medkd.cli.prepare import prepare
+from medkd.cli.quickstart import quickstart
+from medkd.cli.reproduce import reproduce
+from medkd.cli.train import train
+from medkd.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Semi-supervised and source-free adaptation for medical imaging.",
+)
+for verb in (quickstart, prepare, train, evaluate, predict, reproduce, methods):
+    app.command()(verb)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    try:
+        code = app(args=arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except InputError as error:
+        lines = error.problems
+        print(f"error: {lines[0]}" if len(lines) == 1 else f"{len(lines)} errors:", file=sys.stderr)
+        if len(lines) > 1:
+            print("\n".join(f"- {line}" for line in lines), file=sys.stderr)
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted; nothing is half-written, the same command continues where it can", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        from medkd.engine.fit import TrainingError
+
+        if not isinstance(error, TrainingError):
+            raise
+        print(f"failed: {error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,32 @@
+"""medkd predict: new scans to masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="a model folder, or a run folder with one")],
+    source: Annotated[Path, typer.Option("-i", "--input", help="a NIfTI file, or a folder of them")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="a folder, or a .nii.gz file for one scan")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="write masks again that exist")] = False,
+) -> None:
+    """Segment scans; each mask lies on its scan's own grid."""
+    from rich.progress import Progress
+
+    from medkd.errors import InputError
+    from medkd.runs.predict import predict as run
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task("scans", total=None)
+        done = run(
+            model, source, out, device=device, overwrite=overwrite,
+            progress=lambda n, total: bar.update(task, completed=n, total=total),
+        )  # fmt: skip
+    print(f"{len(done.written)} masks written, {len(done.kept)} kept (they existed), {len(done.refused)} refused")
+    if done.refused:
+        raise InputError(done.refused)

@@ -1,0 +1,1 @@
+"""Recipes: YAML to typed options. The unions here are the registry of everything that exists."""

@@ -1,0 +1,40 @@
+"""Everything a recipe can name. These unions are the registry: jump from a name in a recipe to its class from here."""
+
+from __future__ import annotations
+
+from typing import Annotated, get_args
+
+from pydantic import Field
+
+from medkd.networks.options import NetworkOptions
+from medkd.segmentation.options import (
+    BcpOptions,
+    CpsOptions,
+    LabelledCopyPasteOptions,
+    MeanTeacherOptions,
+    MethodOptions,
+    SelfTrainingOptions,
+    SupervisedOptions,
+    UaMtOptions,
+    UniMatchOptions,
+)
+
+MethodUnion = Annotated[
+    SupervisedOptions
+    | LabelledCopyPasteOptions
+    | SelfTrainingOptions
+    | MeanTeacherOptions
+    | UaMtOptions
+    | CpsOptions
+    | UniMatchOptions
+    | BcpOptions,
+    Field(discriminator="kind"),
+]
+
+__all__ = ["MethodUnion", "NetworkOptions", "methods"]
+
+
+def methods() -> dict[str, type[MethodOptions]]:
+    """Name of a method in a recipe -> its options class, which says paper, task and needs and builds the method."""
+    union, _ = get_args(MethodUnion)
+    return {options.model_fields["kind"].default: options for options in get_args(union)}

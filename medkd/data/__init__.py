@@ -1,0 +1,1 @@
+"""Dataset folders, preprocessing (one owner), samplers, augmentation, generated phantoms."""

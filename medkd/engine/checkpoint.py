@@ -1,0 +1,104 @@
+"""Checkpoints: one safetensors file a checkpoint, written atomically, loaded without ever unpickling.
+
+A state is a tree of dicts, lists, tuples, numbers, strings and tensors. The tensors go into the safetensors body, the
+rest as JSON into its header, so that a file is either whole or not there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from medkd.errors import InputError
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `path`: to a temporary file first, flushed to disk, then renamed over the old one."""
+    tensors: dict[str, Tensor] = {}
+    skeleton = json.dumps(_pack(state, "", tensors))
+    data = save(tensors, metadata={"state": skeleton})
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote, tensors on the CPU. Raises InputError for anything else; executes nothing."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        state: dict[str, Any] = _unpack(json.loads(metadata["state"]), tensors)
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise InputError(
+            f"{path.name} is not a whole medkd checkpoint ({error}); allowed: a .safetensors file that medkd wrote. "
+            "Files in other formats (.pt, .pth, pickles) are never opened, because opening them can run code"
+        ) from None
+    return state
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": [[k, _pack(v, f"{name}.{k}" if name else str(k), tensors)] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {"list": [_pack(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value}
+    raise TypeError(f"{name}: a {type(value).__name__} cannot be put into a checkpoint")
+
+
+def _unpack(value: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    ((kind, content),) = value.items()
+    match kind:
+        case "tensor":
+            return tensors[content]
+        case "dict":
+            return {k: _unpack(v, tensors) for k, v in content}
+        case "list":
+            return [_unpack(v, tensors) for v in content]
+        case "value":
+            return content
+    raise ValueError(f"unknown entry {kind!r}")
+
+
+def load_module(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load weights into a module; raise InputError that names what differs if they belong to another network."""
+    mine = module.state_dict()
+    missing = sorted(mine.keys() - state.keys())
+    extra = sorted(state.keys() - mine.keys())
+    shapes = [
+        f"{k} is {tuple(state[k].shape)}, needed {tuple(mine[k].shape)}"
+        for k in sorted(mine.keys() & state.keys())
+        if isinstance(mine[k], Tensor) and mine[k].shape != state[k].shape
+    ]
+    if missing or extra or shapes:
+        notes = [f"missing {missing[:3]}" if missing else "", f"unknown {extra[:3]}" if extra else "", *shapes[:3]]
+        raise InputError(
+            f"{source} holds the weights of another network: {'; '.join(n for n in notes if n)}. "
+            "Use the recipe the weights were trained with, or other weights"
+        )
+    module.load_state_dict(state)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Hash of all parameters and buffers: equal for equal weights."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()[:16]

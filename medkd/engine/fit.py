@@ -1,0 +1,255 @@
+"""The loop. Trains every phase of a run, one after the other, and can be stopped and resumed anywhere.
+
+    for each phase:                      a method is built around the network the last phase handed over
+        for each step:
+            for each turn of the method: batch -> loss -> backward -> check -> clip -> optimiser step
+            after_step                   teachers and banks, only if the step was real
+            log, validate, save
+        hand over the best (or the last) candidate
+
+`fit` keeps no global state: it can be called again and again in one process and gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medkd.engine.checkpoint import load_module, load_state, save_state
+from medkd.engine.method import Batch, Method, StepContext
+from medkd.engine.phases import Phase
+from medkd.engine.randomness import seeded
+from medkd.engine.runtime import Runtime
+from medkd.engine.task import Task
+from medkd.engine.tracking import Clock, Tracker
+
+LOG_EVERY = 20
+VALIDATION_CASES_BEFORE_TRAINING = 2
+NON_FINITE_IN_A_ROW = 3
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on (exit code 1)."""
+
+
+@dataclass
+class Selection:
+    """The weights of one phase's candidate: the best on validation, and the last."""
+
+    score: float = float("-inf")
+    step: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    last: dict[str, Tensor] = field(default_factory=dict)
+
+    def offer(self, network: nn.Module, score: float, step: int) -> None:
+        if score > self.score or not self.best:
+            self.score, self.step, self.best = score, step, snapshot(network)
+
+
+def fit(
+    phases: Sequence[Phase],
+    network: Callable[[int], nn.Module],
+    task: Task,
+    runtime: Runtime,
+    seed: int,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    tracker: Tracker | None = None,
+    save_every: int = 200,
+) -> Selection:
+    """Train the phases in order; return the weights of the last phase's candidate.
+
+    network(i) makes the i-th network of a method, always with the same weights for the same i.
+    out: folder for last.safetensors. resume: continue from it, bit for bit on a CPU at the same thread count.
+    """
+    tracker = tracker or Tracker()
+    saved = load_state(out / "last.safetensors") if out and resume and (out / "last.safetensors").exists() else None
+    tracker.rewind(saved["global_step"] if saved else 0)
+    first = saved["phase"] if saved else 0
+    handed: dict[str, Tensor] = {}
+    optimizers_before: dict[str, Any] = {}
+    selection = Selection()
+    for number, phase in enumerate(phases):
+        if number < first:
+            continue
+        offset = sum(p.steps for p in phases[:number])
+        run = PhaseRun(phase, network, task, runtime, seed, tracker, handed, optimizers_before, offset)
+        if saved and number == first:
+            run.restore(saved)
+        elif number == 0:
+            task.evaluate(run.method.candidates()[phase.candidate], VALIDATION_CASES_BEFORE_TRAINING)
+        while run.step < phase.steps:
+            run.train_one()
+            due = run.step == phase.steps
+            if due or run.step % phase.validate_every == 0:
+                run.validate()
+            if out and (due or run.step % save_every == 0):
+                save_state(out / "last.safetensors", {"phase": number, **run.state()})
+        selection = run.finish()
+        handed = selection.best if phase.hand_over == "best" else selection.last
+        optimizers_before = {turn: o.state_dict() for turn, o in run.optimizers.items()}
+    return selection
+
+
+class PhaseRun:
+    """One phase in progress: the method, its optimisers, and where it stands."""
+
+    def __init__(
+        self,
+        phase: Phase,
+        network: Callable[[int], nn.Module],
+        task: Task,
+        runtime: Runtime,
+        seed: int,
+        tracker: Tracker,
+        handed: dict[str, Tensor],
+        optimizers_before: dict[str, Any],
+        offset: int,
+    ):
+        def start(index: int) -> nn.Module:
+            made = network(index).to(runtime.device)
+            if index == 0 and handed:
+                load_module(made, handed, f"what {phase.name} starts from")
+            return made
+
+        self.phase, self.task, self.runtime, self.seed, self.tracker = phase, task, runtime, seed, tracker
+        self.offset = offset
+        with seeded(seed, "build", phase.name):
+            self.method: Method = phase.build(start).to(runtime.device).train()
+        turns = dict.fromkeys(self.method.turns)
+        self.optimizers = {turn: phase.optimizer.build(self.method.trainable(turn)) for turn in turns}
+        if phase.carry_optimizer:
+            for turn in self.optimizers.keys() & optimizers_before.keys():
+                self.optimizers[turn].load_state_dict(optimizers_before[turn])
+        self.scaler = runtime.scaler()
+        self.step = self.skipped = self.skipped_in_a_row = 0
+        self.selection = Selection()
+        self.clock = Clock()
+
+    def train_one(self) -> None:
+        """One iteration: every turn of the method, then its after_step."""
+        phase, where = self.phase, self.offset + self.step
+        ctx = StepContext(self.step, phase.steps, where, self.seed, self.task)
+        started = time.perf_counter()
+        streams = dict.fromkeys(name for turn in self.optimizers for name in self.method.reads[turn])
+        batches = {name: phase.streams[name].batch(where) for name in streams}
+        self.clock.data += time.perf_counter() - started
+
+        real, logs = True, {}
+        for turn in self.method.turns:
+            loss, finite, turn_logs = self.take_turn(turn, batches, ctx)
+            real, logs = real and finite, {**logs, "loss": loss, **turn_logs}
+        if real:
+            with torch.no_grad():
+                self.method.after_step(ctx)
+        self.count_skips(real, batches)
+        self.step += 1
+        self.clock.steps += 1
+        if self.step % LOG_EVERY == 0 or self.step == phase.steps:
+            self.log(logs)
+
+    def take_turn(
+        self, turn: str, batches: dict[str, Batch], ctx: StepContext
+    ) -> tuple[Tensor, bool, dict[str, Tensor]]:
+        """Losses of the turn's micro-batches, their gradients, and one optimiser step if all is finite."""
+        phase, optimizer = self.phase, self.optimizers[turn]
+        for group in optimizer.param_groups:
+            group["lr"] = phase.optimizer.lr * phase.optimizer.schedule(self.step, phase.steps)
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.runtime.device)
+        logs: dict[str, Tensor] = {}
+        for part in range(phase.accumulate):
+            micro = {name: batches[name].micro(part, phase.accumulate) for name in self.method.reads[turn]}
+            with seeded(self.seed, ctx.global_step, turn, part), self.runtime.autocast():
+                output = self.method.step(turn, micro, ctx)
+            self.scaler.scale(output.loss / phase.accumulate).backward()
+            total += output.loss.detach() / phase.accumulate
+            logs = dict(output.logs)
+
+        self.scaler.unscale_(optimizer)
+        norm = gradient_norm(self.method.trainable(turn), phase.optimizer.clip)
+        finite = bool(torch.isfinite(total + norm))  # the one host sync of a step
+        if finite or self.scaler.is_enabled():  # an active scaler skips by itself and lowers its scale
+            self.scaler.step(optimizer)
+            self.scaler.update()
+        return total, finite, {**logs, "gradient_norm": norm}
+
+    def count_skips(self, real: bool, batches: dict[str, Batch]) -> None:
+        """A step with a non-finite loss or gradient changed nothing; several in a row without a scaler end the run."""
+        self.skipped += not real
+        self.skipped_in_a_row = 0 if real else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row >= NON_FINITE_IN_A_ROW and not self.scaler.is_enabled():
+            cases = {name: list(dict.fromkeys(batch.case_ids)) for name, batch in batches.items()}
+            raise TrainingError(
+                f"{NON_FINITE_IN_A_ROW} steps in a row had a non-finite loss or gradient (phase {self.phase.name}, "
+                f"step {self.step}); the last batch held {cases}. Lower optimizer.lr, set optimizer.clip, "
+                "or look at these cases"
+            )
+
+    def log(self, logs: dict[str, Tensor]) -> None:
+        speed = self.clock.report()
+        values = {name: float(value) for name, value in logs.items()}
+        rate = self.optimizers[self.method.turns[0]].param_groups[0]["lr"]
+        where = {"phase": self.phase.name, "step": self.step, "global_step": self.offset + self.step}
+        self.tracker.row("train", **where, **values, lr=rate, skipped=self.skipped, **speed)
+        text = f"{speed['iterations_per_second']:.1f} it/s, data {100 * speed['data_share']:.0f} %"
+        self.tracker.advance(self.phase.name, self.offset + self.step, text)
+
+    def validate(self) -> None:
+        """Score every candidate on the validation cases; keep the weights of the chosen one if they are the best."""
+        where = {"phase": self.phase.name, "step": self.step, "global_step": self.offset + self.step}
+        scores: dict[str, float] = {}
+        for name, network in self.method.candidates().items():
+            for metric, value in self.task.evaluate(network).items():
+                scores[f"{name}/{metric}"] = value
+        self.tracker.row("validation", **where, **scores)
+        chosen = self.method.candidates()[self.phase.candidate]
+        self.selection.offer(chosen, scores[f"{self.phase.candidate}/{self.task.primary}"], self.step)
+        self.clock = Clock()  # validation is not training time
+
+    def finish(self) -> Selection:
+        self.selection.last = snapshot(self.method.candidates()[self.phase.candidate])
+        return self.selection
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on from here. Random numbers and samplers need nothing: they depend on the step."""
+        return {
+            "step": self.step,
+            "global_step": self.offset + self.step,
+            "method": self.method.state_dict(),
+            "optimizers": {turn: o.state_dict() for turn, o in self.optimizers.items()},
+            "scaler": self.scaler.state_dict(),
+            "skipped": [self.skipped, self.skipped_in_a_row],
+            "selection": [self.selection.score, self.selection.step, self.selection.best],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        load_module(self.method, state["method"], "last.safetensors")
+        for turn, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][turn])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        self.skipped, self.skipped_in_a_row = state["skipped"]
+        score, step, best = state["selection"]
+        self.selection = Selection(score, step, best)
+
+
+def gradient_norm(parameters: list[nn.Parameter], clip: float | None) -> Tensor:
+    """The norm of all gradients together; scaled down to `clip` in place where it is larger."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+    return norm
+
+
+def snapshot(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}

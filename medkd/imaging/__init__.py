@@ -1,0 +1,1 @@
+"""Scans on disk to arrays with geometry, and back."""

@@ -1,0 +1,1 @@
+"""The jobs behind the verbs: prepare a dataset, train a recipe, evaluate, predict, quickstart."""

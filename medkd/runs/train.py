@@ -1,0 +1,255 @@
+"""Train a recipe: from a dataset folder to a run folder with a model in it.
+
+    RUN/recipe.yaml  manifest.json  log.jsonl  tensorboard/  last.safetensors  weights/{best,last}.safetensors
+        first_batch.png  curves.png  report.html  model/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import medkd
+from medkd.config.recipe import PhaseOptions, Recipe
+from medkd.data.arrays import TrainingArrays, training_arrays
+from medkd.data.dataset import Dataset, read_dataset
+from medkd.data.streams import ArrayStream
+from medkd.engine.checkpoint import fingerprint, load_module, load_state
+from medkd.engine.fit import Selection, fit
+from medkd.engine.phases import Phase
+from medkd.engine.randomness import seeded
+from medkd.engine.runtime import Runtime, open_runtime
+from medkd.engine.tracking import Tracker, read_log
+from medkd.errors import InputError, raise_all
+from medkd.inference.model_folder import ModelDescription, load_model, write_model
+from medkd.segmentation.task import SegmentationTask
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a recipe is built into before the first step."""
+
+    recipe: Recipe
+    dataset: Dataset
+    runtime: Runtime
+    arrays: TrainingArrays
+    task: SegmentationTask
+    network: Callable[[int], nn.Module]
+    phases: list[Phase]
+
+
+def train(
+    recipe: Recipe, out: Path, *, resume: bool = False, overwrite: bool = False, console: Console | None = None
+) -> Selection:
+    """Run a recipe; `resume` continues a killed run exactly. Raises InputError before anything is written."""
+    if recipe.data is None:
+        raise InputError("data is not set; add data=DATASET, the folder that `medkd prepare` wrote")
+    _check_out(recipe, out, resume, overwrite)
+    setup = build(recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_atomic(out / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    if not (resume and (out / "manifest.json").exists()):
+        _write_atomic(out / "manifest.json", json.dumps(manifest(setup), indent=1))
+        _draw_first_batch(setup, out)
+
+    started = time.perf_counter()
+    total = sum(phase.steps for phase in setup.phases)
+    with Tracker(out, console, total) as tracker:
+        selection = fit(
+            setup.phases, setup.network, setup.task, setup.runtime, recipe.seed,
+            out=out, resume=resume, tracker=tracker, save_every=recipe.save_every,
+        )  # fmt: skip
+    ship(setup, selection, out, seconds=time.perf_counter() - started)
+    return selection
+
+
+def build(recipe: Recipe) -> Setup:
+    """Read the data, make the streams, the task and the phases."""
+    dataset = read_dataset(Path(str(recipe.data)))
+    _check_dataset(recipe, dataset)
+    runtime = open_runtime(recipe.runtime)
+    arrays = training_arrays(dataset, recipe.preprocess)
+    task = SegmentationTask(
+        recipe.loss.build(), dataset.classes, dataset.select("val"), recipe.preprocess, runtime.device
+    )
+    streams = {
+        name: ArrayStream(
+            arrays, name, name == "labelled", options.size, recipe.preprocess.patch, options.augment, recipe.seed,
+            runtime.device, options.foreground,
+        )
+        for name, options in (("labelled", recipe.labelled), ("unlabelled", recipe.unlabelled))
+    }  # fmt: skip
+    phases = [_phase(options, streams) for options in recipe.phases]
+    return Setup(recipe, dataset, runtime, arrays, task, network_maker(recipe, dataset), phases)
+
+
+def network_maker(recipe: Recipe, dataset: Dataset) -> Callable[[int], nn.Module]:
+    """network(i): the i-th network of a method. The weights depend on the seed alone, so arms of one seed share them."""
+    p = recipe.preprocess
+    initial = load_model(Path(recipe.init)).network.state_dict() if recipe.init else None
+
+    def network(index: int) -> nn.Module:
+        with seeded(recipe.seed, "network", index):
+            made = recipe.network.build(p.dims, len(dataset.channels), len(dataset.classes), p.patch)
+        if initial is not None and index == 0:
+            load_module(made, initial, f"init {recipe.init}")
+        return made
+
+    return network
+
+
+def ship(setup: Setup, selection: Selection, out: Path, seconds: float) -> None:
+    """Write the weights, the model folder and the report."""
+    recipe, dataset = setup.recipe, setup.dataset
+    weights: dict[str, dict[str, Tensor]] = {"best": selection.best, "last": selection.last}
+    (out / "weights").mkdir(exist_ok=True)
+    for name, state in weights.items():
+        save_file(state, out / "weights" / f"{name}.safetensors")
+    trained = {
+        "by": f"medkd {medkd.__version__}",
+        "methods": [phase.method.kind for phase in recipe.phases],
+        "candidate": recipe.phases[-1].candidate,
+        "weights": recipe.ship,
+        "selected_at_step": selection.step,
+        "validation_dice": selection.score,
+        "labelled_cases": len(dataset.select("train", labelled=True)),
+        "unlabelled_cases": len(dataset.select("train", labelled=False)),
+        "split": dataset.fingerprint,
+        "seed": recipe.seed,
+    }
+    description = ModelDescription(
+        network=recipe.network, channels=dataset.channels, classes=dataset.classes,
+        preprocess=recipe.preprocess, trained=trained,
+    )  # fmt: skip
+    write_model(out / "model", description, weights[recipe.ship], _card(description))
+    from medkd.runs.train_report import write_train_report
+
+    write_train_report(out, recipe, dataset, read_log(out / "log.jsonl"), trained, seconds)
+
+
+def manifest(setup: Setup) -> dict[str, Any]:
+    """What a reader needs to judge or repeat the run."""
+    packages = ("torch", "monai", "numpy", "scipy", "nibabel", "safetensors", "pydantic")
+    device = setup.runtime.device
+    return {
+        "medkd": medkd.__version__,
+        "git": _git_state(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "hardware": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        },
+        "seed": setup.recipe.seed,
+        "split": setup.dataset.fingerprint,
+        "cases": {
+            "labelled": [c.id for c in setup.dataset.select("train", labelled=True)],
+            "unlabelled": len(setup.dataset.select("train", labelled=False)),
+            "validation": len(setup.dataset.select("val")),
+        },
+        "student_before_training": fingerprint(setup.network(0)),
+    }
+
+
+def _phase(options: PhaseOptions, streams: dict[str, ArrayStream]) -> Phase:
+    return Phase(
+        options.name, options.method.build, options.steps,
+        {name: stream for name, stream in streams.items() if name in options.method.needs},
+        options.optimizer, options.candidate, options.hand_over, options.carry_optimizer,
+        options.validate_every, options.accumulate,
+    )  # fmt: skip
+
+
+def _check_out(recipe: Recipe, out: Path, resume: bool, overwrite: bool) -> None:
+    if overwrite and not resume:
+        if out.exists() and any(out.iterdir()) and not (out / "recipe.yaml").exists():
+            raise InputError(f"{out} is not a run folder, so --overwrite does not delete it; give another --out")
+        shutil.rmtree(out, ignore_errors=True)
+    if out.exists() and any(out.iterdir()) and not resume:
+        raise InputError(f"{out} already holds files; continue it with --resume, replace it with --overwrite")
+    if resume and (out / "recipe.yaml").exists():
+        before = Recipe.model_validate(yaml.safe_load((out / "recipe.yaml").read_text()))
+        changed = [k for k in Recipe.model_fields if getattr(before, k) != getattr(recipe, k)]
+        if changed:
+            raise InputError(
+                f"{out} was started with another recipe ({', '.join(changed)} differ); --resume needs the same one, "
+                f"{out / 'recipe.yaml'}"
+            )
+        threads = json.loads((out / "manifest.json").read_text())["hardware"]["threads"]
+        if recipe.runtime.threads is None and threads != torch.get_num_threads():
+            raise InputError(
+                f"{out} ran with {threads} threads, here are {torch.get_num_threads()}; a run continues exactly only "
+                f"at the same number: set OMP_NUM_THREADS={threads}"
+            )
+        if (out / "last.safetensors").exists():
+            load_state(out / "last.safetensors")  # refuse a broken file before the data is read
+
+
+def _check_dataset(recipe: Recipe, dataset: Dataset) -> None:
+    problems = []
+    if recipe.task != dataset.task:
+        problems.append(f"the dataset's task is {dataset.task!r}, the recipe's {recipe.task!r}")
+    if not dataset.select("train", labelled=True):
+        problems.append(f"{dataset.root} has no labelled training case; prepare it with --labelled K")
+    if not dataset.select("val"):
+        problems.append(f"{dataset.root} has no validation case, which selects the checkpoint; prepare it with one")
+    needs = {need for phase in recipe.phases for need in phase.method.needs}
+    if "unlabelled" in needs and not dataset.select("train", labelled=False):
+        problems.append(f"{dataset.root} has no unlabelled training case, and the method needs them")
+    raise_all(problems)
+
+
+def _draw_first_batch(setup: Setup, out: Path) -> None:
+    from medkd.report.pictures import batch_grid
+
+    first = setup.phases[0].streams["labelled"].batch(0)
+    image, label = first.image[:, 0].cpu().numpy(), first.labels.cpu().numpy()
+    if image.ndim == 4:  # volumes: their middle slice
+        image, label = image[..., image.shape[-1] // 2], label[..., label.shape[-1] // 2]
+    (out / "first_batch.png").write_bytes(batch_grid(image, label, list(first.case_ids)))
+
+
+def _card(description: ModelDescription) -> str:
+    t = description.trained
+    return (
+        f"# Segmentation model\n\nClasses: {', '.join(description.classes)}. Channels: {', '.join(description.channels)}."
+        f"\n\nNetwork {description.network.kind}, {description.preprocess.dims}-D, patch {description.preprocess.patch}."
+        f"\n\nTrained by {t['by']} ({' then '.join(t['methods'])}) on {t['labelled_cases']} labelled and "
+        f"{t['unlabelled_cases']} unlabelled cases, seed {t['seed']}, split {t['split']}. Validation Dice "
+        f"{t['validation_dice']:.4f} at step {t['selected_at_step']} ({t['candidate']}, {t['weights']} weights).\n\n"
+        "Not a medical device. Validate on your own scans before any use.\n"
+    )
+
+
+def _git_state() -> str | None:
+    """Commit of the source tree medkd runs from, None for an installed package."""
+    source = Path(medkd.__file__).parent
+    if not (source.parent / ".git").exists():
+        return None
+    done = subprocess.run(
+        ["git", "-C", str(source.parent), "describe", "--always", "--dirty"], capture_output=True, text=True
+    )
+    return done.stdout.strip() or None
+
+
+def _write_atomic(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text)
+    temporary.replace(path)

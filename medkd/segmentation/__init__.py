@@ -1,0 +1,1 @@
+"""Semi-supervised segmentation: BCP and the baselines it must be measured beside."""
