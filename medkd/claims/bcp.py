@@ -59,7 +59,9 @@ def cohort(folder: Path, seed: int) -> Path:
     if not (dataset / "dataset.yaml").exists():
         shutil.rmtree(folder, ignore_errors=True)
         write_cohort(folder / "source", PhantomOptions(labelled=LABELLED, seed=seed, size=SIZE))
-        prepare(folder / "source", dataset, table=folder / "source" / "cases.csv", classes=("background", "rv", "myo", "lv"))
+        prepare(
+            folder / "source", dataset, table=folder / "source" / "cases.csv", classes=("background", "rv", "myo", "lv")
+        )
     return dataset
 
 
@@ -131,13 +133,10 @@ def table(result: dict[str, Any]) -> str:
     lines = ["| arm | test Dice | sd | last checkpoint | missed | s |", "|---|---|---|---|---|---|"]
     for arm, a in result["arms"].items():
         sd = "" if a["sd"] is None else f"{a['sd']:.3f}"
-        lines.append(
-            f"| {arm} | {a['mean']:.3f} | {sd} | {a['last']:.3f} | {a['missed']} | {a['seconds']:.0f} |"
-        )
+        lines.append(f"| {arm} | {a['mean']:.3f} | {sd} | {a['last']:.3f} | {a['missed']} | {a['seconds']:.0f} |")
     return "\n".join(lines)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The finished runs so far."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-

@@ -7,9 +7,9 @@ import sys
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-import click
 import typer
 
+from medkd.cli.config import config
 from medkd.cli.evaluate import evaluate
 from medkd.cli.methods import methods
 from medkd.cli.predict import predict
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 for verb in (quickstart, prepare, train, evaluate, predict, reproduce, methods):
     app.command()(verb)
+app.add_typer(config, name="config")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,20 +38,15 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     try:
-        code = app(args=arguments, standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        app(args=arguments)
+    except SystemExit as done:  # typer ends every command this way: 0, 1 when interrupted, 2 for wrong usage
+        return done.code if isinstance(done.code, int) else 0
     except InputError as error:
         lines = error.problems
         print(f"error: {lines[0]}" if len(lines) == 1 else f"{len(lines)} errors:", file=sys.stderr)
         if len(lines) > 1:
             print("\n".join(f"- {line}" for line in lines), file=sys.stderr)
         return 2
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted; nothing is half-written, the same command continues where it can", file=sys.stderr)
-        return 1
     except RuntimeError as error:
         from medkd.engine.fit import TrainingError
 
@@ -58,3 +54,4 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         print(f"failed: {error}", file=sys.stderr)
         return 1
+    return 0

@@ -27,5 +27,6 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="machine-readab
 
     table = Table("name", "task", "needs", "what it does", "paper")
     for row in rows:
-        table.add_row(row["name"], row["task"], ", ".join(row["needs"]), row["summary"], row["paper"])
+        cells = (row["name"], row["task"], ", ".join(row["needs"]), row["summary"], row["paper"])
+        table.add_row(*map(str, cells))
     Console().print(table)

@@ -103,7 +103,9 @@ def _fields(loc: tuple[Any, ...]) -> list[str]:
         if tagged:
             models = tagged
             continue
-        models = [m for model in models if part in model.model_fields for m in _models(model.model_fields[part].annotation)]
+        models = [
+            m for model in models if part in model.model_fields for m in _models(model.model_fields[part].annotation)
+        ]
     return sorted({name for model in models for name in model.model_fields})
 
 

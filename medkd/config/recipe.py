@@ -77,7 +77,7 @@ class Recipe(Options):
             for name, stream in (("labelled", self.labelled), ("unlabelled", self.unlabelled)):
                 if name in needs and stream.size % (2 * phase.accumulate) and phase.method.pairs:
                     raise ValueError(
-                        f"{name}.size is {stream.size}; {phase.method.kind} pairs the samples of a batch, so it must be "
+                        f"{name}.size is {stream.size}; {phase.method.kind} pairs the samples of a batch: give "
                         f"a multiple of {2 * phase.accumulate} (2 x phases.{phase.name}.accumulate)"
                     )
                 if name in needs and stream.size % phase.accumulate:

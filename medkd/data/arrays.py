@@ -106,7 +106,8 @@ def _build(
                 pixels += sample.numel()
             if progress:
                 progress(number + 1, len(cases))
-    np.savez(building / "samples.npz", **{name: np.array(values) for name, values in rows.items()})
+    table = {name: np.array(values) for name, values in rows.items()}
+    np.savez(building / "samples.npz", allow_pickle=False, **table)
     try:
         building.rename(folder)
     except OSError:  # another process was faster: its arrays are the same

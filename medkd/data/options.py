@@ -14,8 +14,9 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 class Intensity(Options):
     """Per volume and channel, before resampling.
 
-    minmax: to [0, 1] (the published ACDC recipe). percentile: clip to the two percentiles, then to [0, 1] (outliers do
-    not darken the rest). zscore: zero mean, unit variance. window: clip to [low, high] (Hounsfield units), then to [0, 1].
+    minmax: to [0, 1] (the published ACDC recipe). percentile: clip to the two percentiles, then to [0, 1] (outliers
+    do not darken the rest). zscore: zero mean, unit variance. window: clip to [low, high]
+    (Hounsfield units), then to [0, 1].
     """
 
     kind: Literal["minmax", "percentile", "zscore", "window"] = "percentile"

@@ -50,9 +50,9 @@ class ArrayStream:
             source = tuple(slice(s, s + p) for s, p in zip(start, self.patch))
             pixels = self.arrays.image(sample)[(slice(None), *source)]
             target = tuple(slice(0, n) for n in pixels.shape[1:])
-            image[(row, slice(None), *target)] = pixels
+            image[row][(slice(None), *target)] = pixels
             if self.labelled:
-                label[(row, *target)] = self.arrays.label(sample)[source]
+                label[row][target] = self.arrays.label(sample)[source]
 
         images = torch.from_numpy(image).to(self.device, non_blocking=True).float()
         labels = torch.from_numpy(label).to(self.device, non_blocking=True).long() if self.labelled else None

@@ -6,6 +6,7 @@ rest as JSON into its header, so that a file is either whole or not there.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -95,10 +96,8 @@ def load_module(module: nn.Module, state: dict[str, Tensor], source: str) -> Non
 
 def fingerprint(module: nn.Module) -> str:
     """Hash of all parameters and buffers: equal for equal weights."""
-    import hashlib
-
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -142,7 +142,8 @@ class PhaseRun:
         batches = {name: phase.streams[name].batch(where) for name in streams}
         self.clock.data += time.perf_counter() - started
 
-        real, logs = True, {}
+        real = True
+        logs: dict[str, Tensor] = {}
         for turn in self.method.turns:
             loss, finite, turn_logs = self.take_turn(turn, batches, ctx)
             real, logs = real and finite, {**logs, "loss": loss, **turn_logs}

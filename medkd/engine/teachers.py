@@ -71,7 +71,9 @@ class EmaTeacher(nn.Module):
 
 def blend(old: list[Tensor], new: list[Tensor], decay: float) -> None:
     """old <- decay * old + (1 - decay) * new, in place, in one fused call. decay 1 keeps old, decay 0 copies new."""
+    if not old or decay == 1.0:
+        return
     if decay == 0.0:  # lerp would give old + (new - old), which rounds
         torch._foreach_copy_(old, new)
-    elif old and decay != 1.0:
+    else:
         torch._foreach_lerp_(old, new, 1.0 - decay)

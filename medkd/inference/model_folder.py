@@ -1,8 +1,8 @@
 """The model folder: all that a prediction needs, and nothing that can run code.
 
-    model.safetensors   weights
-    model.yaml          network, preprocessing, channels, classes, how it was trained
-    model_card.md       the same for people
+model.safetensors   weights
+model.yaml          network, preprocessing, channels, classes, how it was trained
+model_card.md       the same for people
 """
 
 from __future__ import annotations

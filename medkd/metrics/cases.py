@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medkd.errors import raise_all
+from medkd.errors import InputError, raise_all
 from medkd.metrics.scores import ClassScore
 
 
@@ -19,19 +19,19 @@ class CaseScores:
 
     case: str
     patient: str
-    rows: tuple[ClassScore, ...]
+    rows: Sequence[ClassScore]
 
 
 def check_cases(cases: Sequence[CaseScores]) -> None:
     """Raise InputError unless ids are unique and every case has the same classes, units and definitions."""
     if not cases or not cases[0].rows:
-        raise_all(["no scores: at least one case with one foreground class is needed"])
+        raise InputError("no scores: at least one case with one foreground class is needed")
     seen = Counter(case.case for case in cases)
     problems = [f"case {i} is scored {n} times; keep one" for i, n in seen.items() if n > 1]
     first = cases[0]
     problems += [
         f"case {case.case} holds {measured(case)}, case {first.case} {measured(first)}; other classes, units "
-        "or definitions cannot be averaged: score all cases alike (spacing=None for all if one has no spacing)"
+        "or definitions cannot be averaged: score all alike (spacing=None for all if one has no spacing)"
         for case in cases[1:]
         if measured(case) != measured(first)
     ]

@@ -41,11 +41,11 @@ def dice(prediction: Mask, reference: Mask) -> float:
     """
     check_masks(prediction, reference)
     total = np.count_nonzero(prediction) + np.count_nonzero(reference)
-    return 2 * np.count_nonzero(prediction & reference) / total if total else math.nan
+    return float(2 * np.count_nonzero(prediction & reference) / total) if total else math.nan
 
 
 def jaccard(prediction: Mask, reference: Mask) -> float:
     """|P and R| / |P or R| in [0, 1]; NaN if both are empty. Equals dice / (2 - dice)."""
     check_masks(prediction, reference)
     union = np.count_nonzero(prediction | reference)
-    return np.count_nonzero(prediction & reference) / union if union else math.nan
+    return float(np.count_nonzero(prediction & reference) / union) if union else math.nan

@@ -42,7 +42,7 @@ class SurfaceDistances:
         """95th percentile (linear interpolation) of the Hausdorff distance, by one of two definitions in use.
 
         "max": the larger of the two directed 95th percentiles (MONAI, `percentile=95`).
-        "pooled": the 95th percentile of both directed sets together (medpy's `hd95`); never above "max".
+        "pooled": the 95th percentile of both directed sets together (medpy's `hd95`).
         """
         raise_all(definition_problems(hd95=definition))
         if not self.defined:
@@ -71,7 +71,7 @@ class SurfaceDistances:
         count = self.to_reference.size + self.to_prediction.size
         limit = tolerance * (1 + 1e-9)  # 3 voxels of 1.1 mm are 3.3000000000000003 mm
         close = np.count_nonzero(self.to_reference <= limit) + np.count_nonzero(self.to_prediction <= limit)
-        return close / count if count else math.nan
+        return float(close / count) if count else math.nan
 
 
 def definition_problems(hd95: str = "max", nsd_tolerance: float = 0.0) -> list[str]:

@@ -1,6 +1,6 @@
 """Score a model on the held-out cases of a dataset, on each scan's own grid.
 
-    OUT/cases.csv  summary.json  overlays.png  report.html
+OUT/cases.csv  summary.json  overlays.png  report.html
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def evaluate(
     scores, shown = [], []
     for number, case in enumerate(cases):
         scans = [read_nifti(path) for path in case.images]
-        truth = read_nifti(case.label)  # type: ignore[arg-type]  # _check refuses cases without
+        truth = read_nifti(case.label)
         predicted = segment(model, scans, target)
         spacing = scans[0].spacing if known else None
         rows = segmentation_scores(predicted, truth.array.astype(np.uint8), dataset.classes, spacing)
@@ -126,5 +126,3 @@ def _check(model: Model, dataset: Dataset, split: str) -> None:
         problems.append(f"the dataset has no {split} case")
     problems += [f"case {c.id} of split {split} has no label" for c in dataset.select(split) if c.label is None]
     raise_all(problems)
-
-

@@ -26,9 +26,7 @@ ARMS = ("labelled_only", "bcp")
 LABELLED = 2
 
 
-def quickstart(
-    out: Path, *, seed: int = 0, overwrite: bool = False, console: Console | None = None
-) -> dict[str, Any]:
+def quickstart(out: Path, *, seed: int = 0, overwrite: bool = False, console: Console | None = None) -> dict[str, Any]:
     """Write OUT/{cohort,dataset,labelled_only,bcp,predicted}, report.html and summary.json; return the summary.
 
     The cohort is a phantom whose labelled patients come from a narrower range than the rest (card bcp.md 7.3). Test

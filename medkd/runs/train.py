@@ -1,7 +1,7 @@
 """Train a recipe: from a dataset folder to a run folder with a model in it.
 
-    RUN/recipe.yaml  manifest.json  log.jsonl  tensorboard/  last.safetensors  weights/{best,last}.safetensors
-        first_batch.png  curves.png  report.html  model/
+RUN/recipe.yaml  manifest.json  log.jsonl  tensorboard/  last.safetensors  weights/{best,last}.safetensors
+    first_batch.png  curves.png  report.html  model/
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Dice and cross-entropy over regions, the supervised and the pseudo-label losses of every method of this room.
 
-All sums run in float32 whatever the autocast. Two published forms of the soft Dice of class c in a region m:
+All sums run in float32 whatever the autocast (in float64 where the input is). Two published forms of the soft Dice of class c in a region m:
 
     batch_squared   (2 sum P T m + s) / (sum P^2 m + sum T^2 m + s)   sums over batch and space   s = 1e-10 in BCP, 2-D
     sample_linear   (2 sum P T m + s) / (sum (P + T) m + s)           sums over space, mean over samples   s = 1e-5, 3-D
@@ -9,6 +9,7 @@ All sums run in float32 whatever the autocast. Two published forms of the soft D
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,10 +32,15 @@ def soft_dice_loss(
     """1 - soft Dice, the mean over classes; a scalar.
 
     Shape: probabilities (B, K, *S), target (B, K, *S) one-hot, region (B or 1, *S) weights or None for everywhere.
-    An empty region gives exactly zero, attached to the graph.
+    An empty region gives exactly zero, attached to the graph. Raises ValueError for other shapes.
     """
+    samples, spatial = probabilities.shape[0], probabilities.shape[2:]
+    need("target", target, [probabilities.shape])
+    if region is not None:
+        need("region", region, [(samples, *spatial), (1, *spatial)])
     first = 0 if background else 1
-    p, t = probabilities[:, first:].flatten(2).float(), target[:, first:].flatten(2).float()
+    p, t = at_least_float32(probabilities[:, first:].flatten(2)), target[:, first:].flatten(2)
+    t = t.to(p.dtype)
     m = p.new_ones(1, 1, 1) if region is None else region.flatten(1)[:, None].to(p.dtype)
     over = (2,) if form == "sample_linear" else (0, 2)
     smooth = SMOOTH[form] if smooth is None else smooth
@@ -48,6 +54,7 @@ def soft_dice_loss(
 
 def region_cross_entropy(pixel_loss: Tensor, region: Tensor) -> Tensor:
     """Mean of a per-pixel loss (B, *S) over a region (B or 1, *S); zero, attached to the graph, where it is empty."""
+    need("region", region, [pixel_loss.shape, (1, *pixel_loss.shape[1:])])
     m = region.to(pixel_loss.dtype).expand_as(pixel_loss)
     return (pixel_loss * m).sum() / (m.sum() + 1e-16)
 
@@ -63,9 +70,11 @@ def region_dice_ce(
     """BCP's loss of one composite (card 3.6): (Dice + cross-entropy) / 2, each summed over host and patch with weights.
 
     Shape: logits (B, K, *S); label (B, *S), the composite of both labels; host (*S), (1, *S) or (B, *S) bool, True
-    where the host image survives and False inside the pasted box. Returns a float32 scalar.
+    where the host image survives and False inside the pasted box. Returns a float32 scalar. Raises ValueError for
+    other shapes.
     """
-    logits = logits.float()
+    need("label", label, [(logits.shape[0], *logits.shape[2:])])
+    logits = at_least_float32(logits)
     host = host if host.ndim == label.ndim else host[None]
     probabilities = logits.softmax(1)
     target = one_hot(label, logits.shape[1])
@@ -75,6 +84,23 @@ def region_dice_ce(
         dice = soft_dice_loss(probabilities, target, region, form)
         total = total + weight * (dice + region_cross_entropy(pixel_loss, region)) / 2
     return total
+
+
+def full_resolution(output: Tensor, image: Tensor) -> Tensor:
+    """The first output of a network with deep supervision, (B, n, K, *S) to (B, K, *S); any other output as it is."""
+    return output[:, 0] if output.ndim > image.ndim else output
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Float16 and bfloat16 to float32; float32 and float64 as they are."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def need(name: str, x: Tensor, shapes: Sequence[Sequence[int]]) -> None:
+    """Raise ValueError unless x has one of the shapes: broadcasting would hide the mistake."""
+    allowed = [tuple(shape) for shape in shapes]
+    if tuple(x.shape) not in allowed:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; needed: {' or '.join(map(str, allowed))}")
 
 
 def one_hot(label: Tensor, classes: int) -> Tensor:
@@ -101,7 +127,8 @@ class DiceCE:
             weights = deep_supervision_weights(logits.shape[1])
             terms = [w * self(logits[:, i], label) for i, w in enumerate(weights) if w > 0]
             return torch.stack(terms).sum()
-        logits = logits.float()
+        need("label", label, [(logits.shape[0], *logits.shape[2:])])
+        logits = at_least_float32(logits)
         dice = soft_dice_loss(
             logits.softmax(1), one_hot(label, logits.shape[1]), None, self.form, self.smooth, self.background
         )

@@ -161,13 +161,24 @@ class SelfTrainingOptions(PseudoLabelOptions):
         return SelfTraining(networks(0), self)
 
 
+class NoisyTeacherOptions(TeacherOptions):
+    """The published Mean Teacher recipes: warm-up, dropout active in the teacher, its own batch statistics."""
+
+    warmup: bool = True
+    buffers: Literal["copy", "blend", "own"] = "own"
+    mode: Literal["eval", "train"] = "train"
+
+
 class MeanTeacherOptions(MethodOptions):
+    """Lengths are shares of the phase. Published for 30,000 updates: a ramp over 200 x 150 updates, which is ramp 1, and
+    no consistency before update 1,000, which is start 1/30."""
+
     kind: Literal["mean_teacher"] = "mean_teacher"
     weight: float = Field(0.1, ge=0, description="final weight of the consistency loss")
     ramp: float = Field(1.0, ge=0, description="length of the sigmoid ramp as a share of the phase")
     start: float = Field(1 / 30, ge=0, le=1, description="share of the phase before the consistency loss counts")
     noise: float = Field(0.1, ge=0, description="sd of the noise on the teacher's input, clipped at twice that")
-    teacher: TeacherOptions = TeacherOptions(warmup=True, buffers="own", mode="train")
+    teacher: NoisyTeacherOptions = NoisyTeacherOptions()
 
     paper: ClassVar[str] = "Tarvainen and Valpola, Mean Teacher, NeurIPS 2017, arXiv 1703.01780"
     summary: ClassVar[str] = "squared difference of student and EMA teacher under input noise"
@@ -180,6 +191,9 @@ class MeanTeacherOptions(MethodOptions):
 
 
 class UaMtOptions(MeanTeacherOptions):
+    """Mean Teacher's ramp and noise, no delay; the threshold of the entropy rises from 3/4 of its maximum to all of it
+    over the phase."""
+
     kind: Literal["ua_mt"] = "ua_mt"  # type: ignore[assignment]
     start: float = Field(0.0, ge=0, le=1)
     passes: int = Field(8, ge=2, description="noisy teacher passes that estimate the uncertainty")
@@ -201,6 +215,8 @@ class UaMtOptions(MeanTeacherOptions):
 
 
 class CpsOptions(MethodOptions):
+    """Published for 30,000 updates: a ramp over 200 x 150 updates, which is ramp 1."""
+
     kind: Literal["cps"] = "cps"
     weight: float = Field(0.1, ge=0)
     ramp: float = Field(1.0, ge=0, description="length of the sigmoid ramp as a share of the phase")
@@ -216,6 +232,11 @@ class CpsOptions(MethodOptions):
 
 
 class UniMatchOptions(MethodOptions):
+    """Half of the unlabelled batch is trained on, the other half supplies the CutMix boxes: the published 12 + 12 are
+    unlabelled.size 24. Needs a network whose encoder levels are known (BasicUNet)."""
+
+    pairs: ClassVar[bool] = True
+
     kind: Literal["unimatch"] = "unimatch"
     threshold: float = Field(0.95, ge=0, description="least confidence of a pseudo-label; above 1 none counts")
     feature_dropout: float = Field(0.5, ge=0, lt=1)

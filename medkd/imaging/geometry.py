@@ -1,0 +1,83 @@
+"""Where voxels lie in the patient: comparing grids, and turning arrays to RAS+ axes and exactly back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import nibabel.orientations as orient
+import numpy as np
+
+RAS = orient.axcodes2ornt(("R", "A", "S"))
+TOLERANCE = 1e-3
+"""Largest distance, as a share of the smallest voxel edge, by which two grids may differ anywhere and be called one."""
+
+
+class Grid(Protocol):
+    """Anything with an affine and a shape: a scan, or a header that was read without its voxels."""
+
+    @property
+    def affine(self) -> np.ndarray: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Reorientation:
+    """An axis permutation and flips (nibabel's orientation array), and the shape they were applied to."""
+
+    orientation: np.ndarray
+    shape: tuple[int, ...]
+
+    def undo(self, array: np.ndarray) -> np.ndarray:
+        """An array on the RAS+ grid, back on the scan's own grid; exact, no interpolation."""
+        back = orient.apply_orientation(array, orient.ornt_transform(RAS, self.orientation))
+        if back.shape != self.shape:
+            raise ValueError(f"an array of shape {array.shape} does not come from a scan of shape {self.shape}")
+        return np.ascontiguousarray(back)
+
+
+def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, Reorientation]:
+    """Permute and flip the axes so that they point most nearly right, anterior and superior.
+
+    array: (X, Y, Z). affine: (4, 4) voxel to RAS mm. Returns the view, its affine, and how to go back. A voxel keeps
+    its place in the patient.
+    """
+    orientation = orient.io_orientation(affine)
+    turned = orient.apply_orientation(array, orientation)
+    return turned, affine @ orient.inv_ornt_aff(orientation, array.shape), Reorientation(orientation, array.shape)
+
+
+def voxel_sizes(affine: np.ndarray) -> np.ndarray:
+    """(3,) edge lengths in mm along the array axes."""
+    return np.linalg.norm(affine[:3, :3], axis=0)
+
+
+def differences(a: Grid, b: Grid) -> list[str]:
+    """What differs between two grids, in words for an error message; empty if they are one grid."""
+    if a.shape != b.shape:
+        return [f"shape {a.shape} against {b.shape}"]
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in a.shape], [1.0], indexing="ij")).reshape(4, -1)
+    distance = float(np.linalg.norm(((a.affine - b.affine) @ corners)[:3], axis=0).max())
+    sizes = voxel_sizes(a.affine)
+    if not distance > TOLERANCE * sizes.min():
+        return []
+    notes = [f"voxels lie up to {distance:.3g} mm apart"]
+    for name, x, y in (("voxel size", sizes, voxel_sizes(b.affine)), ("origin", a.affine[:3, 3], b.affine[:3, 3])):
+        if not np.allclose(x, y, atol=TOLERANCE * sizes.min()):
+            notes.append(f"{name} {_numbers(x)} against {_numbers(y)} mm")
+    return notes
+
+
+def problems_of(affine: np.ndarray) -> list[str]:
+    """Why an affine cannot be trusted; empty if it can."""
+    if not np.isfinite(affine).all():
+        return ["the affine holds numbers that are not finite"]
+    sizes = voxel_sizes(affine)
+    if (sizes <= 0).any() or abs(np.linalg.det(affine[:3, :3] / np.where(sizes > 0, sizes, 1))) < 1e-3:
+        return ["the affine is singular: voxel axes are zero or parallel"]
+    return []
+
+
+def _numbers(values: Any) -> str:
+    return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
