@@ -42,9 +42,9 @@ def test_output_shape(kind, dims):
 
 
 def test_swin_unetr_output_shape():
-    network = SwinUNETROptions(features=12).build(2, 1, 3, (32, 32)).eval()
+    network = SwinUNETROptions(features=12).build(2, 1, 3, (64, 64)).eval()
     with torch.no_grad():
-        assert network(torch.zeros(1, 1, 32, 32)).shape == (1, 3, 32, 32)
+        assert network(torch.zeros(1, 1, 64, 64)).shape == (1, 3, 64, 64)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

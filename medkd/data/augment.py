@@ -1,0 +1,142 @@
+"""Augmentation in batches, on the device the batch is on: parameters drawn once, applied to image and label alike.
+
+`draw_view` draws every parameter of a batch's views on the CPU; each sample's depend on its global index alone.
+`apply_view` needs nothing else: both sides of a teacher-student pair can see the same view. A transform that no sample
+of the batch drew costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medkd.data.augment_intensity import INTENSITY, apply_intensity
+from medkd.data.augment_options import AugmentOptions
+from medkd.engine.randomness import Draws
+
+View = dict[str, Tensor]
+ELASTIC_KNOTS = 4  # control points of the displacement field along each axis
+
+
+def draw_view(options: AugmentOptions, draws: Draws, spatial: tuple[int, ...]) -> View:
+    """Parameters of one view a sample, each (B, ...) on the CPU. An identity parameter means: not drawn."""
+    dims, o = len(spatial), options
+    view: View = {}
+    if o.turn:
+        turned = draws.uniform("turn") < o.turn
+        view["quarter_turns"] = torch.where(turned, draws.integers("quarter turns", 4), 0)
+        view["turn_flip"] = torch.where(turned, draws.integers("turn flip", 2), -1)  # the axis, -1 for none
+    else:
+        turned = torch.zeros(draws.size, dtype=torch.bool)
+    angle = torch.zeros(draws.size)
+    if o.turn_else_rotate:
+        low, high = (int(v) for v in o.rotation_degrees)
+        whole = (low + draws.integers("whole degrees", high - low)).float()
+        angle = torch.where(~turned & (draws.uniform("else rotate") < o.turn_else_rotate), whole, angle)
+    if o.rotate:
+        low, high = o.rotation_degrees
+        angle = torch.where(draws.uniform("rotate") < o.rotate, draws.uniform("angle", low=low, high=high), angle)
+    if o.rotate or o.turn_else_rotate:
+        view["angle"] = angle
+    if o.scale:
+        low, high = o.scale_range
+        view["scale"] = torch.where(draws.uniform("scale") < o.scale, draws.uniform("size", low=low, high=high), 1.0)
+    if o.elastic:
+        field = draws.uniform("elastic field", dims, *[ELASTIC_KNOTS] * dims, low=-1, high=1) * 2 * o.elastic_size
+        chosen = draws.uniform("elastic") < o.elastic
+        view["elastic"] = field * chosen.reshape(-1, *[1] * (dims + 1))
+    if o.flip:
+        view["flip"] = draws.uniform("flip", dims) < o.flip
+    if o.interpolation == "nearest" and view:
+        view["nearest"] = torch.ones(draws.size, dtype=torch.bool)
+    for name in INTENSITY:
+        probability = getattr(o, name)
+        if probability:
+            low, high = getattr(o, "gamma_range" if name == "gamma_inverted" else f"{name}_range")
+            chosen = draws.uniform(name) < probability
+            view[name] = torch.where(chosen, _value(name, draws, low, high), torch.nan)  # NaN: not drawn
+    if "noise" in view:
+        view["noise_seed"] = draws.integers("noise seed", 2**31)
+    return view
+
+
+def _value(name: str, draws: Draws, low: float, high: float) -> Tensor:
+    """Factors are drawn below 1 and above 1 equally often (nnU-Net); the rest uniformly."""
+    value = draws.uniform(f"{name} value")
+    if name in ("noise", "blur", "low_resolution") or not low < 1 < high:
+        return low + (high - low) * value
+    above = draws.uniform(f"{name} side") < 0.5
+    return torch.where(above, 1 + (high - 1) * value, low + (1 - low) * value)
+
+
+def apply_view(image: Tensor, label: Tensor | None, view: View) -> tuple[Tensor, Tensor | None]:
+    """Apply views to images (B, C, *S) and labels (B, *S) or None. What comes from outside the image is 0."""
+    image, label = _turn_and_flip(image, label, view)
+    grid = _grid(image, view)
+    if grid is not None:
+        mode = "nearest" if "nearest" in view else "bilinear"
+        image = F.grid_sample(image, grid, mode, "zeros", align_corners=False)
+        if label is not None:
+            moved = F.grid_sample(label[:, None].to(image.dtype), grid, "nearest", "zeros", align_corners=False)
+            label = moved[:, 0].round().to(label.dtype)
+    return apply_intensity(image, view), label
+
+
+def _turn_and_flip(image: Tensor, label: Tensor | None, view: View) -> tuple[Tensor, Tensor | None]:
+    """Quarter turns in the first two axes and flips: exact, by groups of samples that drew the same."""
+    dims = image.ndim - 2
+    rows = len(image)
+    turns = view.get("quarter_turns", torch.zeros(rows, dtype=torch.int64))
+    flips = view.get("flip", torch.zeros(rows, dims, dtype=torch.bool)).clone()
+    axis = view.get("turn_flip", torch.full((rows,), -1))
+    # np.rot90 first, then a flip of one of the first two axes
+    flips[axis >= 0, axis[axis >= 0]] ^= True
+    codes = torch.cat([turns[:, None], flips.long()], 1)
+    if not codes.any():
+        return image, label
+    if bool((turns % 2).any()) and image.shape[2] != image.shape[3]:
+        raise ValueError(f"quarter turns need square images, not {tuple(image.shape[2:])}")
+    image = image.clone()
+    label = None if label is None else label.clone()
+    for code in codes.unique(dim=0):
+        if not code.any():
+            continue
+        chosen = (codes == code).all(1).nonzero()[:, 0].to(image.device)
+        axes = [d for d in range(dims) if code[1 + d]]
+        image[chosen] = image[chosen].rot90(int(code[0]), (2, 3)).flip([2 + d for d in axes])
+        if label is not None:
+            label[chosen] = label[chosen].rot90(int(code[0]), (1, 2)).flip([1 + d for d in axes])
+    return image, label
+
+
+def _grid(image: Tensor, view: View) -> Tensor | None:
+    """Sampling positions (B, *S, dims) of rotation, scaling and elastic displacement together; None if none was drawn.
+
+    Rotations are in pixels, so that a non-square image is turned, not sheared.
+    """
+    rows, dims, shape = len(image), image.ndim - 2, image.shape[2:]
+    angle = view.get("angle", torch.zeros(rows)) * math.pi / 180
+    scale = view.get("scale", torch.ones(rows))
+    elastic = view.get("elastic")
+    moved = bool(angle.any()) or bool((scale != 1).any())
+    if not moved and (elastic is None or not elastic.any()):
+        return None
+    matrix = torch.zeros(rows, dims, dims + 1)
+    # grid_sample's coordinates come last axis first; the plane of the first two axes is its last two coordinates
+    for d in range(dims):
+        matrix[:, d, d] = 1 / scale
+    first, second = dims - 1, dims - 2  # coordinates of array axes 0 and 1
+    cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
+    ratio = shape[1] / shape[0]
+    matrix[:, first, first], matrix[:, second, second] = cosine, cosine
+    matrix[:, first, second] = -sine * ratio
+    matrix[:, second, first] = sine / ratio
+    grid = F.affine_grid(matrix.to(image.device, image.dtype), [rows, 1, *shape], align_corners=False)
+    if elastic is not None and elastic.any():
+        field = elastic.to(image.device, image.dtype)
+        mode = "bicubic" if dims == 2 else "trilinear"
+        grid = grid + F.interpolate(field, tuple(shape), mode=mode, align_corners=True).movedim(1, -1)
+    return grid
