@@ -1,4 +1,4 @@
-"""The layout of docs/architecture.md, read from the source: which room may import which, and what must not need torch."""
+"""The layout of docs/architecture.md, read from the source: which room imports which, and what comes without torch."""
 
 from __future__ import annotations
 
@@ -51,9 +51,8 @@ def violations(room: str, path: Path) -> list[str]:
         where = f"{path.relative_to(ROOT)}:{line} imports {name}"
         if name.startswith("."):
             problems.append(f"{where}: write the full name")
-        elif other in FLOOR and other != room:
-            if FLOOR[other] <= FLOOR[room]:
-                problems.append(where)
+        elif other in FLOOR and other != room and FLOOR[other] <= FLOOR[room]:
+            problems.append(where)
     return problems
 
 

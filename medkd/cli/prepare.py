@@ -18,7 +18,9 @@ def prepare(
     split: Annotated[str, typer.Option(help="shares of the patients: train/val/test")] = "0.7/0.1/0.2",
     labelled: Annotated[int | None, typer.Option(help="how many training patients are labelled")] = None,
     seed: Annotated[int, typer.Option(help="of the split")] = 0,
-    patient_pattern: Annotated[str, typer.Option(help="regular expression, one group: the patient in a name")] = "([^_]+)",
+    patient_pattern: Annotated[
+        str, typer.Option(help="regular expression, one group: the patient in a name")
+    ] = "([^_]+)",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check only, write nothing")] = False,
 ) -> None:
     """Check every scan and label, split by patient, and write the dataset folder."""

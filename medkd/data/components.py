@@ -80,7 +80,9 @@ def _largest_on_device(mask: Tensor, axes: int) -> Tensor:
 
 def _neighbours_maximum(number: Tensor, axes: int, dims: int) -> Tensor:
     """The largest number among a voxel and its neighbours, of which at most `axes` coordinates differ by one."""
-    offsets = [o for o in torch.cartesian_prod(*[torch.arange(3)] * dims).tolist() if 0 < sum(v != 1 for v in o) <= axes]
+    offsets = [
+        o for o in torch.cartesian_prod(*[torch.arange(3)] * dims).tolist() if 0 < sum(v != 1 for v in o) <= axes
+    ]
     padded = F.pad(number, (1, 1) * dims)
     result = number
     for offset in offsets:

@@ -80,7 +80,9 @@ def read_dataset(root: Path) -> Dataset:
         files = [*case.images, *([case.label] if case.label else [])]
         problems += [f"case {case.id}: no file {f.relative_to(root)}" for f in files if not f.is_file()]
         if case.label is None and (case.labelled or case.split != "train"):
-            problems.append(f"case {case.id} (split {case.split}) has no label, which only unlabelled training cases may lack")
+            problems.append(
+                f"case {case.id} (split {case.split}) has no label, which only unlabelled training cases may lack"
+            )
     raise_all(problems)
     return Dataset(root, task, channels, classes, cases)
 
@@ -99,13 +101,24 @@ def split_problems(rows: Sequence[tuple[str, str, str]]) -> list[str]:
         splits.setdefault(patient, set()).add(split)
     for patient, names in splits.items():
         if len(names) > 1:
-            problems.append(f"patient {patient} is in {' and '.join(sorted(names))}; all scans of a patient go in one split")
+            problems.append(
+                f"patient {patient} is in {' and '.join(sorted(names))}; all scans of a patient go in one split"
+            )
     return problems
 
 
 def write_dataset(dataset: Dataset, about: dict[str, Any]) -> None:
     """Write cases.csv, then dataset.yaml (`about`: licence, provenance and the like); each whole or not at all."""
-    columns = ["case", "patient", "split", "labelled", *(f"image_{c}" for c in dataset.channels), "label", "spacing", "shape"]
+    columns = [
+        "case",
+        "patient",
+        "split",
+        "labelled",
+        *(f"image_{c}" for c in dataset.channels),
+        "label",
+        "spacing",
+        "shape",
+    ]
     temporary = dataset.root / ".cases.csv.partial"
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

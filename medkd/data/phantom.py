@@ -101,7 +101,9 @@ def generate_patient(
         label[..., z] = slice_label
         values = np.where(slice_label == 1, grey["rv"], background[..., z % background.shape[2]])
         values = np.where(slice_label == 2, grey["myo"], values)
-        values = np.where(slice_label == 3, grey["lv"] * (1 - 0.25 * _papillary(u, v, ring * taper * (1 - wall))), values)
+        values = np.where(
+            slice_label == 3, grey["lv"] * (1 - 0.25 * _papillary(u, v, ring * taper * (1 - wall))), values
+        )
         image[..., z] = ndimage.gaussian_filter(values, 0.7)
     field = 1 + draw(-0.35, 0.35) * (x / size - 0.5) + draw(-0.35, 0.35) * (y / size - 0.5)
     image = image * field[..., None] + rng.normal(0, draw(0.02, 0.08), image.shape)

@@ -17,10 +17,14 @@ def split_patients(
     """
     names = sorted(set(patients))
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise InputError(f"split is {'/'.join(map(str, fractions))}; three shares that sum to 1 are needed, 0.7/0.1/0.2")
+        raise InputError(
+            f"split is {'/'.join(map(str, fractions))}; three shares that sum to 1 are needed, 0.7/0.1/0.2"
+        )
     order = np.random.default_rng(key(seed, "split")).permutation(len(names))
     ends = np.round(np.cumsum(fractions) * len(names)).astype(int)
-    splits = {names[i]: ("train", "val", "test")[int(np.searchsorted(ends, n, side="right"))] for n, i in enumerate(order)}
+    splits = {
+        names[i]: ("train", "val", "test")[int(np.searchsorted(ends, n, side="right"))] for n, i in enumerate(order)
+    }
     train = [names[i] for i in order if splits[names[i]] == "train"]
     empty = [s for s, share in zip(("train", "val", "test"), fractions) if share > 0 and s not in splits.values()]
     if empty:

@@ -40,7 +40,7 @@ def load_state(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         state: dict[str, Any] = _unpack(json.loads(metadata["state"]), tensors)
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise InputError(
             f"{path.name} is not a whole medkd checkpoint ({error}); allowed: a .safetensors file that medkd wrote. "
             "Files in other formats (.pt, .pth, pickles) are never opened, because opening them can run code"
@@ -50,6 +50,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
+        name = f"{len(tensors)}:{name}"  # the paths of different entries can read alike: 0 and "0", a -> b and "a.b"
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
     if isinstance(value, dict):

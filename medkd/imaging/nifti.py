@@ -41,11 +41,15 @@ def read_nifti(path: Path) -> Scan:
         array = np.asanyarray(image.dataobj)
     except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path.name} cannot be read, it is truncated or not NIfTI ({reason}); copy it again") from None
+        raise InputError(
+            f"{path.name} cannot be read, it is truncated or not NIfTI ({reason}); copy it again"
+        ) from None
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim != 3:
-        raise InputError(f"{path.name} has shape {array.shape}; a 3-D volume is needed: split a 4-D series into volumes")
+        raise InputError(
+            f"{path.name} has shape {array.shape}; a 3-D volume is needed: split a 4-D series into volumes"
+        )
     if problems := problems_of(image.affine):
         raise InputError(f"{path.name}: {'; '.join(problems)}")
     if not array.dtype.isnative:
@@ -82,4 +86,6 @@ def write_mask(path: Path, mask: np.ndarray, like: Scan) -> None:
     """Write an integer mask (X, Y, Z) on the grid of a scan, with its affine."""
     if mask.shape != like.shape:
         raise ValueError(f"a mask of shape {mask.shape} does not lie on a scan of shape {like.shape}")
-    write_nifti(path, mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.int16), like.affine, like.spacing is not None)
+    write_nifti(
+        path, mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.int16), like.affine, like.spacing is not None
+    )

@@ -83,9 +83,7 @@ def _check_pairs(first: Sequence[CaseScores], second: Sequence[CaseScores]) -> N
     problems = [f"case {i} is scored in the first run only; {fix}" for i in a if i not in b]
     problems += [f"case {i} is scored in the second run only; {fix}" for i in b if i not in a]
     if measured(first[0]) != measured(second[0]):
-        problems.append(
-            f"the first run holds {measured(first[0])}, the second {measured(second[0])}; score alike"
-        )
+        problems.append(f"the first run holds {measured(first[0])}, the second {measured(second[0])}; score alike")
     for i in (i for i in a if i in b):
         if a[i].patient != b[i].patient:
             problems.append(f"case {i} belongs to different patients in the two runs; {fix}")

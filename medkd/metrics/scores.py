@@ -115,18 +115,12 @@ def segmentation_scores(
 def _check(prediction: Labels, reference: Labels, classes: Sequence[str]) -> list[str]:
     problems = grid_problems(prediction, reference)
     if len(classes) < 2 or len(set(classes)) < len(classes):
-        problems.append(
-            f"classes are {tuple(classes)}; needed: background first, then foreground, all different"
-        )
+        problems.append(f"classes are {tuple(classes)}; needed: background first, then foreground, all different")
     for role, labels in (("prediction", prediction), ("reference", reference)):
         if labels.ndim not in (2, 3) or labels.size == 0:
-            problems.append(
-                f"the {role} has shape {labels.shape}; a non-empty 2-D or 3-D label map is needed"
-            )
+            problems.append(f"the {role} has shape {labels.shape}; a non-empty 2-D or 3-D label map is needed")
         elif labels.dtype.kind not in "iub":
-            problems.append(
-                f"the {role} has dtype {labels.dtype}; integer labels are needed: argmax the scores"
-            )
+            problems.append(f"the {role} has dtype {labels.dtype}; integer labels are needed: argmax the scores")
         elif labels.min() < 0 or labels.max() >= len(classes):
             strange = [int(v) for v in np.unique(labels) if not 0 <= v < len(classes)]
             problems.append(

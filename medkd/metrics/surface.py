@@ -90,17 +90,13 @@ def spacing_problems(spacing: Sequence[float] | None, ndim: int) -> list[str]:
         return []
     values, problems = tuple(spacing), []
     if len(values) != ndim:
-        problems.append(
-            f"spacing {values} has {len(values)} values; the array has {ndim} axes: give each one"
-        )
+        problems.append(f"spacing {values} has {len(values)} values; the array has {ndim} axes: give each one")
     if not all(math.isfinite(size) and size > 0 for size in values):
         problems.append(f"spacing {values} must be positive and finite; pass None where it is unknown")
     return problems
 
 
-def surface_distances(
-    prediction: Mask, reference: Mask, spacing: Sequence[float] | None = None
-) -> SurfaceDistances:
+def surface_distances(prediction: Mask, reference: Mask, spacing: Sequence[float] | None = None) -> SurfaceDistances:
     """Surface distances of two boolean masks of one shape, 2-D or 3-D.
 
     `spacing` is the voxel size along the array axes, e.g. in mm; None measures in voxels.

@@ -65,7 +65,7 @@ def evaluate(
         spacing = scans[0].spacing if known else None
         rows = segmentation_scores(predicted, truth.array.astype(np.uint8), dataset.classes, spacing)
         scores.append(CaseScores(case.id, case.patient, tuple(rows)))
-        shown.append(_Shown(case, scans[0], truth, predicted) if pictures else None)
+        shown.append(Shown(case, scans[0], truth, predicted) if pictures else None)
         if progress:
             progress(number + 1, len(cases))
 
@@ -83,7 +83,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class _Shown:
+class Shown:
     """What a picture of a case needs."""
 
     case: Case

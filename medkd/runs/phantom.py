@@ -46,7 +46,7 @@ def phantom_recipe(arm: str, data: Path, seed: int, pretrain: int = PRETRAIN, se
             "data": str(data),
             "seed": seed,
             "preprocess": {"dims": 2, "size": [SIZE, SIZE], "patch": [SIZE, SIZE]},
-            "network": {"kind": "BasicUNet", "features": [8, 16, 32, 64, 128]},
+            "network": {"kind": "BasicUNet", "features": [8, 16, 32, 64, 128], "norm": "instance"},
             "labelled": stream | ({"foreground": 0.33} if strong else {}),
             "unlabelled": stream,
             "phases": [

@@ -68,13 +68,23 @@ def prepare(
     classes: names by label value, background first; without it they are class_1 ... up to the largest label found.
     """
     _check_out(out)
-    found = _from_table(source, labels, channels, table) if table else _from_folder(source, labels, channels, patient_pattern)
+    found = (
+        _from_table(source, labels, channels, table)
+        if table
+        else _from_folder(source, labels, channels, patient_pattern)
+    )
     placed = _place(found, split, labelled, seed, table is not None)
     checked = _check_all(placed, classes, progress)
     names = classes or ("background", *(f"class_{k}" for k in range(1, max(c.largest for c in checked) + 1)))
     dataset = Dataset(out, "segmentation", channels, names, tuple(_target(out, c, channels) for c in checked))
     if not dry_run:
-        _write(dataset, checked, about or {}, {"seed": seed, "split": list(split), "from_table": table is not None}, progress)
+        _write(
+            dataset,
+            checked,
+            about or {},
+            {"seed": seed, "split": list(split), "from_table": table is not None},
+            progress,
+        )
     return dataset
 
 
@@ -142,7 +152,9 @@ def _scans(folder: Path, channels: int, problems: list[str]) -> dict[str, tuple[
         groups.setdefault(re.sub(r"_\d{4}$", "", _stem(path)), []).append(path)
     for name, parts in list(groups.items()):
         if [_stem(p) for p in parts] != [f"{name}_{i:04d}" for i in range(channels)]:
-            problems.append(f"case {name}: {len(parts)} files; {channels} channels need {name}_0000 to _{channels - 1:04d}")
+            problems.append(
+                f"case {name}: {len(parts)} files; {channels} channels need {name}_0000 to _{channels - 1:04d}"
+            )
             del groups[name]
     return {name: tuple(parts) for name, parts in groups.items()}
 
@@ -319,5 +331,7 @@ def _fingerprint(checked: Iterable[Checked]) -> str:
     digest = hashlib.sha256()
     for c in checked:
         files = [p.stat() for p in (*c.found.images, *([c.found.label] if c.found.label else []))]
-        digest.update(repr((c.found.id, c.found.split, c.found.labelled, [(s.st_size, s.st_mtime_ns) for s in files])).encode())
+        digest.update(
+            repr((c.found.id, c.found.split, c.found.labelled, [(s.st_size, s.st_mtime_ns) for s in files])).encode()
+        )
     return digest.hexdigest()

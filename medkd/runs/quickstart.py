@@ -67,7 +67,7 @@ def quickstart(out: Path, *, seed: int = 0, overwrite: bool = False, console: Co
         "hardware": {"threads": torch.get_num_threads(), "device": "cuda" if torch.cuda.is_available() else "cpu"},
         "versions": {name: version(name) for name in ("medkd", "torch", "monai", "numpy")},
     }
-    write_quickstart_report(out, dataset, evaluations, summary, scan, predicted, seed)
+    write_quickstart_report(out, dataset, evaluations, summary, scan, predicted)
     summary["seconds"] = round(time.perf_counter() - started, 1)
     (out / "summary.json").write_text(json.dumps(summary, indent=1))
     return summary

@@ -93,7 +93,7 @@ def forward_parts(network: nn.Module, parts: list[Tensor], joint: bool) -> list[
 def pseudo_labels(
     teacher: EmaTeacher, parts: list[Tensor], components: bool, connectivity: int | None, joint: bool
 ) -> list[Tensor]:
-    """Hard labels (B, *S) int64 of unlabelled images; only the largest component of each class, if wanted (card 3.7)."""
+    """Hard labels (B, *S) int64 of unlabelled images; if wanted, the largest component of each class (card 3.7)."""
     logits = torch.cat(forward_parts(teacher, parts, joint)).float()
     label = logits.argmax(1)
     if components:

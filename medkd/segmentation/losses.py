@@ -1,10 +1,11 @@
 """Dice and cross-entropy over regions, the supervised and the pseudo-label losses of every method of this room.
 
-All sums run in float32 whatever the autocast (in float64 where the input is). Two published forms of the soft Dice of class c in a region m:
+All sums run in float32 whatever the autocast (float64 stays
+float64). Two published forms of the soft Dice of class c in a region m, and nnU-Net's:
 
     batch_squared   (2 sum P T m + s) / (sum P^2 m + sum T^2 m + s)   sums over batch and space   s = 1e-10 in BCP, 2-D
     sample_linear   (2 sum P T m + s) / (sum (P + T) m + s)           sums over space, mean over samples   s = 1e-5, 3-D
-    batch_linear    as sample_linear, sums over batch and space (nnU-Net's batch Dice)
+    batch_linear    as sample_linear, sums over batch and space
 """
 
 from __future__ import annotations

@@ -170,8 +170,8 @@ class NoisyTeacherOptions(TeacherOptions):
 
 
 class MeanTeacherOptions(MethodOptions):
-    """Lengths are shares of the phase. Published for 30,000 updates: a ramp over 200 x 150 updates, which is ramp 1, and
-    no consistency before update 1,000, which is start 1/30."""
+    """Lengths are shares of the phase. Published for 30,000 updates: a ramp over 200 x 150 updates, which is ramp 1,
+    and no consistency before update 1,000, which is start 1/30."""
 
     kind: Literal["mean_teacher"] = "mean_teacher"
     weight: float = Field(0.1, ge=0, description="final weight of the consistency loss")

@@ -12,7 +12,7 @@ from torch import nn
 
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
 from medkd.engine.teachers import EmaTeacher
-from medkd.segmentation.bcp import forward_parts, foreground, pseudo_labels
+from medkd.segmentation.bcp import foreground, forward_parts, pseudo_labels
 from medkd.segmentation.losses import region_dice_ce
 from medkd.segmentation.options import SelfTrainingOptions
 

@@ -52,7 +52,7 @@ class UniMatch(Method):
     def step(self, turn: str, batch: Mapping[str, Batch], ctx: StepContext) -> StepOutput:
         x, unlabelled = batch["labelled"], batch["unlabelled"]
         if len(unlabelled) % 2:
-            raise InputError(f"a batch has {len(unlabelled)} unlabelled images; unimatch pairs them: give an even number")
+            raise InputError(f"a batch has {len(unlabelled)} unlabelled images; unimatch pairs them: give an even size")
         u, v = unlabelled.image[0::2], unlabelled.image[1::2]
 
         # 1. Labels and confidence of v, in eval mode.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ class FakeTask:
     """The real supervised loss; no data, so every network scores the same."""
 
     primary: str = "dice"
-    supervised_loss: DiceCE = DiceCE()
+    supervised_loss: Callable[[Tensor, Tensor], Tensor] = field(default_factory=DiceCE)
 
     def evaluate(self, network: nn.Module, limit: int | None = None) -> dict[str, float]:
         return {"dice": 0.5}

@@ -89,7 +89,9 @@ def test_mean_candidate(unet):
 def test_oracle_peer_gives_the_supervised_cross_entropy(unet, batches, context, stored):
     truth = torch.randint(3, (4, 16, 16), generator=torch.Generator().manual_seed(0))
     oracle = 20 * torch.nn.functional.one_hot(truth, 3).movedim(-1, 1).float()
-    method = CrossPseudoSupervision(unet(), stored(lambda image: oracle.repeat(2, 1, 1, 1)), CpsOptions(weight=1, ramp=0))
+    method = CrossPseudoSupervision(
+        unet(), stored(lambda image: oracle.repeat(2, 1, 1, 1)), CpsOptions(weight=1, ramp=0)
+    )
     method.eval()
     batch = batches()
     loss = method.step("student", batch, context()).loss

@@ -1,4 +1,4 @@
-"""Dice and cross-entropy over regions (cards bcp.md 6, items 4 to 11, and semi_supervised_baselines.md 6, 7, 10, 11)."""
+"""Dice and cross-entropy over regions (bcp.md 6, items 4 to 11; semi_supervised_baselines.md 6, items 7, 10, 11)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,59 @@
+"""The page of a training run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from medkd.config.recipe import Recipe
+from medkd.data.dataset import Dataset
+from medkd.report.curves import training_curves
+from medkd.report.page import Page
+
+
+def write_train_report(
+    out: Path, recipe: Recipe, dataset: Dataset, rows: list[dict[str, Any]], trained: dict[str, Any], seconds: float
+) -> None:
+    """Write OUT/curves.png and OUT/report.html."""
+    manifest = json.loads((out / "manifest.json").read_text())
+    curves = training_curves(rows)
+    (out / "curves.png").write_bytes(curves)
+    speed = [r["iterations_per_second"] for r in rows if r["kind"] == "train"]
+    waits = [r["data_share"] for r in rows if r["kind"] == "train"]
+    skipped = sum(
+        max((r["skipped"] for r in rows if r["kind"] == "train" and r["phase"] == p.name), default=0)
+        for p in recipe.phases
+    )
+    page = Page("Training", " then ".join(f"{p.name} ({p.method.kind}, {p.steps} updates)" for p in recipe.phases))
+    page.facts(
+        {
+            "validation Dice": f"{trained['validation_dice']:.4f} ({trained['candidate']}, {trained['weights']} weights, "
+            f"chosen at update {trained['selected_at_step']} of the last phase)",
+            "labelled training cases": trained["labelled_cases"],
+            "unlabelled training cases": trained["unlabelled_cases"],
+            "validation cases": len(dataset.select("val")),
+            "split": trained["split"],
+            "seed": recipe.seed,
+            "time of this session": f"{seconds:.0f} s",
+            "updates a second (median)": f"{sorted(speed)[len(speed) // 2]:.1f}",
+            "share of time waiting for data (median)": f"{100 * sorted(waits)[len(waits) // 2]:.1f} %",
+            "skipped updates (loss or gradient not finite)": skipped,
+            "hardware": ", ".join(f"{k} {v}" for k, v in manifest["hardware"].items()),
+            "software": ", ".join(f"{k} {v}" for k, v in manifest["packages"].items()),
+        }
+    )
+    page.warning(
+        "Validation Dice is computed on the preprocessed grid and has chosen the checkpoint: it is optimistic. "
+        "Judge the model by medkd evaluate on test patients."
+    )
+    page.section("Curves").picture(
+        curves, "Training loss (faint: raw, strong: median of nine) and validation Dice.", "loss and validation curves"
+    )
+    first = out / "first_batch.png"
+    if first.exists():
+        page.section("First batch").picture(
+            first.read_bytes(), "Labelled samples as the network got them, with their labels.", "first labelled batch"
+        )
+    page.section("Recipe").code((out / "recipe.yaml").read_text())
+    page.write(out / "report.html")
