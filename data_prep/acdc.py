@@ -4,18 +4,18 @@
 
 ACDC is either the public release (patientXXX/Info.cfg, patientXXX_frameYY.nii.gz and ..._gt.nii.gz, in or under
 training/), or a flat folder with images/, labels/ and cases.csv (case, patient, split, train_order). End-diastole becomes
-patientXXX_frame01, end-systole patientXXX_frame02. The public release is not included and its licence is not ours: it
-is shown on a generated tree of the same structure (tests/data_prep).
+patientXXX_frame01, end-systole patientXXX_frame02. The public release is not included: reading it is shown on a
+generated tree of the same structure (tests/data_prep).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from medkd.data.dataset import Dataset
 from medkd.errors import InputError
@@ -37,46 +37,48 @@ def prepare_acdc(source: Path, out: Path, labelled: int) -> Dataset:
         "provenance": "ACDC, MICCAI 2017 (Bernard et al., IEEE TMI 2018); split of published semi-supervised work",
         "licence": "as ACDC's: research use; see its terms",
     }
-    settings = {"classes": CLASSES, "channels": ("mr",), "labelled": labelled, "about": about}
+    settings: dict[str, Any] = {"classes": CLASSES, "channels": ("mr",), "labelled": labelled, "about": about}
     if (source / "cases.csv").is_file():
         return prepare(source, out, table=source / "cases.csv", **settings)
     with tempfile.TemporaryDirectory() as folder:
-        flat = Path(folder)
-        table = flatten_public(source, flat)
-        return prepare(flat, out, table=table, **settings)
+        table = Path(folder) / "cases.csv"
+        with table.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(public_cases(source))
+        return prepare(source, out, table=table, **settings)
 
 
-def flatten_public(source: Path, flat: Path) -> Path:
-    """Lay the two labelled frames of every patient of the public release out flat; return the table of cases."""
+def public_cases(source: Path) -> list[list[str]]:
+    """The table of cases of the public release, header first: two frames a patient, with paths relative to `source`."""
     patients = {p.name.removeprefix("patient"): p for p in source.rglob("patient*") if (p / "Info.cfg").is_file()}
-    order = [*((n, "train") for n in TRAIN), *((n, "val") for n in VAL), *((n, "test") for n in TEST)]
     rows, problems = [], []
-    for position, (number, split) in enumerate(order):
-        if number not in patients:
-            continue
-        folder = patients[number]
-        frames = sorted(frames_of(folder / "Info.cfg"))
-        for index, frame in enumerate(frames, start=1):
-            case = f"patient{number}_frame{index:02d}"
-            for kind, suffix in (("images", ""), ("labels", "_gt")):
-                file = next(folder.glob(f"patient{number}_frame{frame:02d}{suffix}.nii*"), None)
-                if file is None:
-                    problems.append(f"patient{number}: no file for frame {frame:02d}{suffix}, which Info.cfg names")
-                    continue
-                (flat / kind).mkdir(exist_ok=True)
-                shutil.copyfile(file, flat / kind / (case + file.name[file.name.index(".nii") :]))
-            rows.append([case, f"patient{number}", split, position + 1 if split == "train" else ""])
+    for split, numbers in (("train", TRAIN), ("val", VAL), ("test", TEST)):
+        for rank, number in enumerate(numbers, start=1):
+            if number not in patients:
+                continue
+            try:
+                frames = sorted(frames_of(patients[number] / "Info.cfg"))
+            except InputError as error:
+                problems += error.problems
+                continue
+            for index, frame in enumerate(frames, start=1):
+                stem = f"patient{number}_frame{frame:02d}"
+                files = [next(patients[number].glob(f"{stem}{end}.nii*"), None) for end in ("", "_gt")]
+                problems += [
+                    f"patient{number}: no file {stem}{end}.nii.gz, a frame that Info.cfg names"
+                    for end, file in zip(("", "_gt"), files)
+                    if file is None
+                ]
+                order = str(rank) if split == "train" else ""
+                paths = [file.relative_to(source).as_posix() for file in files if file]
+                rows.append([f"patient{number}_frame{index:02d}", f"patient{number}", split, order, *paths])
     if problems or not rows:
         raise InputError(problems or f"no patientXXX folder with Info.cfg, and no cases.csv, in {source}")
-    table = flat / "cases.csv"
-    with table.open("w", newline="") as file:
-        csv.writer(file).writerows([["case", "patient", "split", "train_order"], *rows])
-    return table
+    return [["case", "patient", "split", "train_order", "image", "label"], *rows]
 
 
 def frames_of(info: Path) -> list[int]:
     """The end-diastolic and end-systolic frame numbers of an Info.cfg (lines `ED: 1` and `ES: 12`)."""
-    values = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+    values = dict(line.split(":", 1) for line in info.read_text(errors="replace").splitlines() if ":" in line)
     try:
         return [int(values["ED"]), int(values["ES"])]
     except (KeyError, ValueError):
@@ -94,7 +96,11 @@ def main() -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{len(dataset.cases)} cases, {len(dataset.select('train', labelled=True))} of them labelled for training")
+    present = {c.patient for c in dataset.cases}
+    print(f"{len(present)} patients, {len(dataset.cases)} cases")
+    print(f"labelled for training: {', '.join(sorted({c.patient for c in dataset.select('train', labelled=True)}))}")
+    if missing := [n for n in (*TRAIN, *VAL, *TEST) if f"patient{n}" not in present]:
+        print(f"{len(missing)} patients of the published split are missing: do not compare with published numbers")
     return 0
 
 

@@ -47,7 +47,7 @@ class AugmentOptions(Options):
     Geometry, image and label alike: `turn` (rot90 in the first two axes and a flip), else, with probability
     `turn_else_rotate`, a rotation by a whole number of degrees; `rotate`, `scale`, `elastic`, `flip` (each axis).
     Intensities, image only: `noise` (sd), `blur` (sigma in pixels), `brightness` (factor), `contrast` (factor about the
-    mean, clamped to the old range), `low_resolution` (zoom), `gamma_inverted`, `gamma` (exponent; mean and sd restored).
+    mean, clamped to the old range), `low_resolution` (zoom), `gamma_inverted`, `gamma` (exponent; mean, sd restored).
     3-D rotations of `rotate` and `turn_else_rotate` are in the plane of the first two axes.
     """
 

@@ -1,7 +1,7 @@
 """The largest connected component of every class of every image of a batch (card bcp.md 3.7).
 
-On the CPU scipy labels the whole batch at once; on a GPU labels propagate without leaving the device. Both give the same:
-of two components of one size the one met first in raster order stays.
+On the CPU scipy labels the whole batch at once; on a GPU labels propagate without leaving the device. Both give the
+same: of two components of one size the one met first in raster order stays.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Preprocess(Options):
     """From a scan to what the network sees; the same for training and prediction.
 
     dims 2: slices along the thickest axis, one sample a slice. dims 3: whole volumes.
-    size: resize (every slice or volume) to so many pixels. spacing: resample to so many mm a pixel. Neither: as scanned.
+    size: resize (every slice or volume) to so many pixels. spacing: resample to so many mm a pixel. Neither: as is.
     patch: the training crop and the prediction window; smaller samples are padded. Axes are those of the RAS+ grid,
     for dims 2 without the slice axis.
     """

@@ -1,9 +1,9 @@
 """A generated cohort of cardiac-like patients: no download, no licence, and a mismatch that exists by construction.
 
-Every volume is a short-axis stack: a bright disc (left ventricle, 3) in a mid-grey ring (myocardium, 2) beside a crescent
-(right ventricle, 1), all smaller towards the apex, in a dark body with textured blobs of the same grey values, under a
-bias field and noise. The labelled patients are drawn from a narrower range of contrast, size and pose than all others:
-the labelled scans do not show what the rest looks like, which is what BCP is about.
+Every volume is a short-axis stack: a bright disc (left ventricle, 3) in a mid-grey ring (myocardium, 2) beside a
+crescent (right ventricle, 1), all smaller towards the apex, in a dark body with textured blobs of the same grey values,
+under a bias field and noise. The labelled patients are drawn from a narrower range of contrast, size and pose than all
+others: the labelled scans do not show what the rest looks like, which is what BCP is about.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Selection:
     last: dict[str, Tensor] = field(default_factory=dict)
 
     def offer(self, network: nn.Module, score: float, step: int) -> None:
+        score = float("-inf") if math.isnan(score) else score
         if score > self.score or not self.best:
             self.score, self.step, self.best = score, step, snapshot(network)
 
@@ -177,9 +179,9 @@ class PhaseRun:
         self.scaler.unscale_(optimizer)
         norm = gradient_norm(self.method.trainable(turn), phase.optimizer.clip)
         finite = bool(torch.isfinite(total + norm))  # the one host sync of a step
-        if finite or self.scaler.is_enabled():  # an active scaler skips by itself and lowers its scale
+        if finite:
             self.scaler.step(optimizer)
-            self.scaler.update()
+        self.scaler.update()  # an active scaler lowers its scale after infinite gradients
         return total, finite, {**logs, "gradient_norm": norm}
 
     def count_skips(self, real: bool, batches: dict[str, Batch]) -> None:

@@ -60,7 +60,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepContext:
-    """Where training stands. `step` counts the updates completed in this phase, of `total`; `seed` keys all randomness."""
+    """Where training stands. `step` counts the updates completed in this phase, of `total`; `seed` keys randomness."""
 
     step: int
     total: int

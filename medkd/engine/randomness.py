@@ -1,4 +1,4 @@
-"""Every random number of a run is a pure function of (seed, phase, step, name, index of the sample in the global batch).
+"""Every random number of a run is a pure function of (seed, step, name, index of the sample in the global batch).
 
 Nothing is drawn from a stream that must be saved, so a resumed run and a run on more devices draw the same numbers.
 """
@@ -32,7 +32,7 @@ class Draws:
     A micro-batch or a rank sees the numbers its samples would have had in the whole batch.
     """
 
-    scope: tuple[object, ...]  # (seed, phase, step, stream)
+    scope: tuple[object, ...]  # (seed, step, stream)
     size: int
     start: int = 0
     total: int | None = None

@@ -35,12 +35,20 @@ def open_runtime(options: RuntimeOptions) -> Runtime:
     name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    allowed = "allowed: auto, cpu, cuda, cuda:N"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"runtime.device is {name!r}; allowed: auto, cpu, cuda, cuda:N") from None
+        raise InputError(f"runtime.device is {name!r}; {allowed}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"runtime.device is {name!r}; {allowed}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("runtime.device is 'cuda', but no CUDA device is visible here; use runtime.device=cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise InputError(
+            f"runtime.device is {name!r}, but CUDA devices 0 to {count - 1} are visible here; use one of these"
+        )
     if options.threads:
         torch.set_num_threads(options.threads)
     return Runtime(device, options.precision)

@@ -6,7 +6,7 @@ import math
 
 
 def sigmoid_ramp(step: float, length: float) -> float:
-    """exp(-5 (1 - min(step, length) / length)^2): .0067 at 0, 1 from `length` on (Laine and Aila 2017); 1 if length is 0.
+    """exp(-5 (1 - min(step, length) / length)^2): .0067 at 0, 1 from `length` on (Laine and Aila 2017); 1 if length 0.
 
     >>> round(0.1 * sigmoid_ramp(6000 // 150, 200), 8)
     0.00407622

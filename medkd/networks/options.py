@@ -15,7 +15,10 @@ Norm = Literal["batch", "instance"]
 
 
 class BasicUNetOptions(Options):
-    """MONAI BasicUNet: two convolutions a level, five levels. Its default is the U-Net of the published ACDC recipes."""
+    """MONAI BasicUNet: two convolutions a level, five levels. The default is the U-Net of the published ACDC recipes.
+
+    With few labelled scans `instance` normalisation is the better choice (docs/diary.md).
+    """
 
     kind: Literal["BasicUNet"] = "BasicUNet"
     features: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (16, 32, 64, 128, 256)
@@ -103,7 +106,7 @@ class SegResNetOptions(Options):
 
 
 class SwinUNETROptions(Options):
-    """MONAI SwinUNETR: a shifted-window transformer encoder; the patch must be a multiple of 32."""
+    """MONAI SwinUNETR: a shifted-window transformer encoder; the patch must be a multiple of 32, at least 64."""
 
     kind: Literal["SwinUNETR"] = "SwinUNETR"
     features: PositiveInt = Field(24, multiple_of=12)

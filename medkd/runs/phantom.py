@@ -46,7 +46,7 @@ def phantom_recipe(arm: str, data: Path, seed: int, pretrain: int = PRETRAIN, se
             "data": str(data),
             "seed": seed,
             "preprocess": {"dims": 2, "size": [SIZE, SIZE], "patch": [SIZE, SIZE]},
-            "network": {"kind": "BasicUNet", "features": [8, 16, 32, 64, 128], "norm": "instance"},
+            "network": {"kind": "BasicUNet", "features": [8, 16, 32, 64, 128], "norm": "instance", "dropout": [0.0]},
             "labelled": stream | ({"foreground": 0.33} if strong else {}),
             "unlabelled": stream,
             "phases": [
@@ -55,7 +55,7 @@ def phantom_recipe(arm: str, data: Path, seed: int, pretrain: int = PRETRAIN, se
                     "method": method,
                     "steps": n,
                     "candidate": candidate,
-                    "optimizer": {"lr": 0.01, "schedule": schedule},
+                    "optimizer": {"kind": "adamw", "lr": 0.001, "schedule": schedule},
                     "validate_every": 50,
                 }
                 for number, (method, n) in enumerate(zip(methods, steps))

@@ -137,7 +137,11 @@ class BcpOptions(PseudoLabelOptions, MaskOptions):
     def _fill(cls, given: object) -> object:
         if not isinstance(given, dict):
             return given
-        return BCP_PRESETS.get(str(given.get("preset")), {}) | given
+        preset = BCP_PRESETS.get(str(given.get("preset")), {})
+        merged = preset | given
+        if isinstance(given.get("teacher"), dict) and isinstance(preset.get("teacher"), dict):
+            merged["teacher"] = preset["teacher"] | given["teacher"]  # type: ignore[operator]
+        return merged
 
     paper: ClassVar[str] = "Bai et al., Bidirectional Copy-Paste, CVPR 2023, arXiv 2305.00673"
     summary: ClassVar[str] = "composites of labelled and unlabelled images, both directions, with an EMA teacher"
@@ -223,7 +227,7 @@ class CpsOptions(MethodOptions):
 
     paper: ClassVar[str] = "Chen et al., Cross Pseudo Supervision, CVPR 2021, arXiv 2106.01226"
     summary: ClassVar[str] = "two networks, each taught by the other's hard labels"
-    candidates: ClassVar[tuple[str, ...]] = ("student", "second", "mean")
+    candidates: ClassVar[tuple[str, ...]] = ("student", "second")  # their mean is two networks: scored, not shipped
 
     def build(self, networks: Networks) -> Method:
         from medkd.segmentation.cps import CrossPseudoSupervision

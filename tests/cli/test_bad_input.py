@@ -28,7 +28,7 @@ def source(tmp_path: Path) -> Path:
     for number in range(6):
         label = np.zeros((24, 24, 3), np.uint8)
         label[5 + number : 14 + number, 6:15] = 1
-        image = (label * 300 + rng.integers(0, 100, label.shape)).astype(np.int16)
+        image = (label.astype(int) * 300 + rng.integers(0, 100, label.shape)).astype(np.int16)
         write_scan(tmp_path / "source" / "images" / f"p{number}_a.nii.gz", image)
         write_scan(tmp_path / "source" / "labels" / f"p{number}_a.nii.gz", label)
     return tmp_path / "source"

@@ -119,3 +119,5 @@ def test_faithful_preset_is_the_published_pipeline() -> None:
     assert two.beta == pytest.approx(2 / 3)
     assert two.pseudo_weight == 0.5
     assert method(preset="faithful_2d", pseudo_weight=0.1).pseudo_weight == 0.1
+    slower = method(preset="faithful_2d", teacher={"decay": 0.999}).teacher
+    assert (slower.decay, slower.buffers, slower.mode) == (0.999, "blend", "train")

@@ -56,10 +56,10 @@ def test_image_and_label_stay_on_one_grid() -> None:
     truth = np.zeros((30, 24, 4), np.uint8)
     truth[6:14, 3:20, 1:3] = 1
     matrix = affine((1, 0, 2), (-1, 1, -1), (1.5, 1.0, 8.0))
-    options = Preprocess(dims=2, size=(15, 12), patch=(15, 12), intensity=Intensity(kind="minmax"))
+    options = Preprocess(dims=2, size=(12, 15), patch=(12, 15), intensity=Intensity(kind="minmax"))
     image, plan = prepare_scan([scan(truth.astype(np.float32) * 100, matrix)], options)
     label = prepare_label(scan(truth, matrix), options)
-    assert image.shape == (4, 1, 15, 12)
+    assert image.shape == (4, 1, 12, 15)
     disagreement = ((image[:, 0] > 0.5) != (label > 0)).float().mean()
     assert disagreement < 0.08  # only where the resampled edge lies between pixels
     back = restore(logits_of(label, 2), plan)
@@ -89,7 +89,7 @@ def test_intensities(kind: str) -> None:
         assert abs(done.std() - 1) < 1e-3
     else:
         assert done.min() == 0
-        assert done.max() == 1
+        assert abs(done.max() - 1) < 1e-6
     if kind == "percentile":
         assert done.std() > 0.1  # the outlier does not darken the rest
 

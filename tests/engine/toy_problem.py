@@ -18,7 +18,6 @@ from medkd.engine.runtime import Runtime
 from medkd.engine.teachers import EmaTeacher
 from medkd.engine.tracking import Tracker
 
-
 Poison = Mapping[int, Callable[[Tensor], Tensor]]
 
 

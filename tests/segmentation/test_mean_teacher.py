@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 import torch
 
-from medkd.engine.randomness import Draws
+from medkd.engine.randomness import Draws, seeded
+from medkd.networks.options import DynUNetOptions
 from medkd.segmentation.mean_teacher import MeanTeacher, noisy, ramped
-from medkd.segmentation.options import MeanTeacherOptions
+from medkd.segmentation.options import CpsOptions, MeanTeacherOptions, UaMtOptions
 
 
 @pytest.mark.parametrize(
@@ -108,3 +109,21 @@ def test_oracle_teacher_gives_the_brier_loss(unet, batches, context, stored):
     supervised = context().task.supervised_loss(method.student(x.image), x.labels)
     brier = (method.student(u.image).softmax(1) - oracle.softmax(1)).square().mean()
     assert loss.item() == pytest.approx((supervised + brier).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("options", [MeanTeacherOptions(start=0), UaMtOptions(), CpsOptions()])
+def test_deep_supervision_counts_at_full_resolution(options, batches, context):
+    """The supervised loss reads every output of the decoder, the unlabelled one the first: no softmax over outputs."""
+
+    def network(deep: int) -> torch.nn.Module:
+        with seeded("deep"):
+            plain, deeper = (DynUNetOptions(features=(4, 8, 8), deep_supervision=d).build(2, 1, 3, ()) for d in (0, 1))
+        deeper.load_state_dict(plain.state_dict(), strict=False)
+        return deeper if deep else plain
+
+    def unlabelled_loss(deep: int) -> float:
+        method = options.build(lambda _: network(deep)).train()
+        logs = method.step("student", batches(), context()).logs
+        return logs.get("loss_consistency", logs.get("loss_cross")).item()
+
+    assert unlabelled_loss(1) == pytest.approx(unlabelled_loss(0), rel=1e-5)

@@ -107,15 +107,22 @@ def test_inside_the_box_image_label_and_confidence_come_from_v(batches, context,
         assert torch.equal(kept, confidence >= 0.6)
     assert not torch.equal(strong[0], strong[1])
 
+    # The feature loss holds the output of the dropped features of u against the labels of its clean ones.
+    probabilities, target, kept, *_ = losses[0]
+    z = torch.cat([torch.zeros_like(u), 4 * (u - 0.5)], 1)
+    assert torch.equal(probabilities, (-z).softmax(1))
+    assert torch.equal(target.argmax(1), z.argmax(1))
+    assert torch.equal(kept, z.softmax(1).amax(1) >= 0.6)
+
 
 class doubled_by_hand:
-    """Stands in for the hooks where the network has no levels: the output is doubled as it is."""
+    """Stands in for the hooks where a network has no levels: the second half of the output is minus the first."""
 
     def __init__(self, network, levels, rate):
         self.network = network
 
     def __enter__(self):
-        self.handle = self.network.register_forward_hook(lambda _m, _i, output: torch.cat([output, output]))
+        self.handle = self.network.register_forward_hook(lambda _m, _i, output: torch.cat([output, -output]))
 
     def __exit__(self, *_):
         self.handle.remove()
