@@ -3,9 +3,9 @@
     python data_prep/acdc.py ACDC --out datasets/acdc_3 --labelled 3
 
 ACDC is either the public release (patientXXX/Info.cfg, patientXXX_frameYY.nii.gz and ..._gt.nii.gz, in or under
-training/), or a flat folder with images/, labels/ and cases.csv (case, patient, split, train_order). End-diastole becomes
-patientXXX_frame01, end-systole patientXXX_frame02. The public release is not included: reading it is shown on a
-generated tree of the same structure (tests/data_prep).
+training/), or a flat folder with images/, labels/ and cases.csv (case, patient, split, train_order). The earlier of
+the two labelled frames, end-diastole, becomes patientXXX_frame01, the later one patientXXX_frame02. The public release
+is not included: reading it is shown on a generated tree of the same structure (tests/data_prep).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def public_cases(source: Path) -> list[list[str]]:
                 stem = f"patient{number}_frame{frame:02d}"
                 files = [next(patients[number].glob(f"{stem}{end}.nii*"), None) for end in ("", "_gt")]
                 problems += [
-                    f"patient{number}: no file {stem}{end}.nii.gz, a frame that Info.cfg names"
+                    f"patient{number}: no file for frame {frame:02d}{end}, which Info.cfg names"
                     for end, file in zip(("", "_gt"), files)
                     if file is None
                 ]

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
+import io
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from medkd.errors import InputError, raise_all
 
 SPLITS = ("train", "val", "test")
+T = TypeVar("T", int, float)
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,19 @@ class Dataset:
 
 def read_dataset(root: Path) -> Dataset:
     """Read and check a dataset folder. Raises InputError with everything that is wrong with it."""
+    root = Path(root)
     if not (root / "dataset.yaml").is_file() or not (root / "cases.csv").is_file():
         raise InputError(f"no dataset at {root} (dataset.yaml and cases.csv); make one with medkd prepare")
     try:
         about = yaml.safe_load((root / "dataset.yaml").read_text(encoding="utf-8"))
         task, channels, classes = about["task"], tuple(about["channels"]), tuple(about["classes"])
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{root / 'dataset.yaml'} needs task, channels and classes: {error}") from None
-    with (root / "cases.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    needed = {"case", "patient", "split", "labelled", "label", "spacing", "shape", *(f"image_{c}" for c in channels)}
-    if not rows or needed - rows[0].keys():
-        missing = ", ".join(sorted(needed - (rows[0].keys() if rows else set())))
-        raise InputError(f"{root / 'cases.csv'} has no rows or lacks the columns {missing}")
-    cases = tuple(_case(root, channels, row) for row in rows)
-    problems = split_problems([(c.id, c.patient, c.split) for c in cases])
+    raise_all(name_problems("channel", channels) + name_problems("class", classes))
+    rows = read_table(root / "cases.csv", _columns(channels))
+    problems: list[str] = []
+    cases = tuple(case for row in rows if (case := _case(root, channels, row, problems)))
+    problems += split_problems([(c.id, c.patient, c.split) for c in cases])
     for case in cases:
         files = [*case.images, *([case.label] if case.label else [])]
         problems += [f"case {case.id}: no file {f.relative_to(root)}" for f in files if not f.is_file()]
@@ -85,6 +86,43 @@ def read_dataset(root: Path) -> Dataset:
             )
     raise_all(problems)
     return Dataset(root, task, channels, classes, cases)
+
+
+def read_table(path: Path, needed: Iterable[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file, stripped, empty cells as "". Raises InputError without rows or a needed column."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            columns = list(table.fieldnames or ())
+            rows = [{name: (row[name] or "").strip() for name in columns} for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as CSV in UTF-8: {error}") from None
+    if missing := [name for name in needed if name not in columns]:
+        raise InputError(f"{path} lacks the columns {', '.join(missing)} (separated by commas)")
+    if not rows:
+        raise InputError(f"{path} has no rows")
+    return rows
+
+
+def name_problems(kind: str, names: Sequence[str]) -> list[str]:
+    """What is wrong with the names of channels or classes: none, empty ones, one used twice."""
+    if not names or not all(isinstance(n, str) and n.strip() == n and n for n in names):
+        return [f"{kind} names are {list(names)}; at least one is needed, none empty"]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    return [f"{kind} name {n!r} is given twice; names must differ" for n in twice]
+
+
+def inside(root: Path, text: str) -> Path | None:
+    """The path that a table states relative to `root`, or None if it leaves that folder."""
+    path = Path(text)
+    return None if path.is_absolute() or ".." in path.parts else root / path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def split_problems(rows: Sequence[tuple[str, str, str]]) -> list[str]:
@@ -109,47 +147,57 @@ def split_problems(rows: Sequence[tuple[str, str, str]]) -> list[str]:
 
 def write_dataset(dataset: Dataset, about: dict[str, Any]) -> None:
     """Write cases.csv, then dataset.yaml (`about`: licence, provenance and the like); each whole or not at all."""
-    columns = [
-        "case",
-        "patient",
-        "split",
-        "labelled",
-        *(f"image_{c}" for c in dataset.channels),
-        "label",
-        "spacing",
-        "shape",
-    ]
-    temporary = dataset.root / ".cases.csv.partial"
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for c in dataset.cases:
-            paths = [p.relative_to(dataset.root).as_posix() if p else "" for p in (*c.images, c.label)]
-            spacing = "x".join(f"{v:.6g}" for v in c.spacing) if c.spacing else "unknown"
-            labelled = "yes" if c.labelled else "no"
-            writer.writerow([c.id, c.patient, c.split, labelled, *paths, spacing, "x".join(map(str, c.shape))])
-    temporary.replace(dataset.root / "cases.csv")
-    known = all(c.spacing for c in dataset.cases)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(_columns(dataset.channels))
+    for c in dataset.cases:
+        paths = [p.relative_to(dataset.root).as_posix() if p else "" for p in (*c.images, c.label)]
+        spacing = "x".join(f"{v:.6g}" for v in c.spacing) if c.spacing else "unknown"
+        labelled = "yes" if c.labelled else "no"
+        writer.writerow([c.id, c.patient, c.split, labelled, *paths, spacing, "x".join(map(str, c.shape))])
+    write_whole(dataset.root / "cases.csv", table.getvalue())
     head = {
         "task": dataset.task,
         "channels": list(dataset.channels),
         "classes": list(dataset.classes),
-        "spacing_unit": "mm" if known else "unknown",
+        "spacing_unit": "mm" if all(c.spacing for c in dataset.cases) else "unknown",
     }
-    temporary = dataset.root / ".dataset.yaml.partial"
-    temporary.write_text(yaml.safe_dump(head | about, sort_keys=False), encoding="utf-8")
-    temporary.replace(dataset.root / "dataset.yaml")
+    write_whole(dataset.root / "dataset.yaml", yaml.safe_dump(head | about, sort_keys=False, allow_unicode=True))
 
 
-def _case(root: Path, channels: tuple[str, ...], row: dict[str, str]) -> Case:
-    spacing = None if row["spacing"] == "unknown" else tuple(float(v) for v in row["spacing"].split("x"))
+def _columns(channels: Sequence[str]) -> list[str]:
+    images = [f"image_{c}" for c in channels]
+    return ["case", "patient", "split", "labelled", *images, "label", "spacing", "shape"]
+
+
+def _case(root: Path, channels: Sequence[str], row: dict[str, str], problems: list[str]) -> Case | None:
+    """One row, or None and what is wrong with it."""
+    name, wrong = row["case"], []
+    stated = {column: row[column] for column in (*(f"image_{c}" for c in channels), "label")}
+    paths = {column: inside(root, text) for column, text in stated.items() if text}
+    wrong += [f"{column} is {stated[column]!r}, outside the dataset" for column, path in paths.items() if not path]
+    wrong += [f"{column} is empty" for column in stated if column != "label" and column not in paths]
+    wrong += [f"{column} is empty" for column in ("case", "patient") if not row[column]]
+    if row["labelled"] not in ("yes", "no"):
+        wrong.append(f"labelled is {row['labelled']!r}; allowed: yes, no")
+    spacing = None if row["spacing"] == "unknown" else _numbers(float, row["spacing"])
+    if spacing is not None and (len(spacing) != 3 or not all(0 < v < math.inf for v in spacing)):
+        wrong.append(f"spacing is {row['spacing']!r}; write three numbers in mm, 1.5x1.5x8, or unknown")
+    shape = _numbers(int, row["shape"])
+    if len(shape) != 3 or min(shape) < 1:
+        wrong.append(f"shape is {row['shape']!r}; write three numbers of voxels, 256x256x10")
+    problems += [f"case {name}: {w}" for w in wrong]
+    if wrong:
+        return None
+    images = tuple(path for column, path in paths.items() if path and column != "label")
     return Case(
-        row["case"],
-        row["patient"],
-        row["split"],
-        row["labelled"] == "yes",
-        tuple(root / row[f"image_{channel}"] for channel in channels),
-        root / row["label"] if row["label"] else None,
-        spacing,
-        tuple(int(v) for v in row["shape"].split("x")),
+        name, row["patient"], row["split"], row["labelled"] == "yes", images, paths.get("label"), spacing, shape
     )
+
+
+def _numbers(kind: type[T], text: str) -> tuple[T, ...]:
+    """1.5x1.5x8 as numbers; empty if it is not that."""
+    try:
+        return tuple(kind(v) for v in text.split("x"))
+    except ValueError:
+        return ()

@@ -1,39 +1,62 @@
-"""Splits by patient: seeded, patient-pure, with k labelled training patients."""
+"""Splits by patient: seeded, patient-pure, with k labelled training patients.
+
+Names are ordered by a keyed hash, not by a random generator, so that a split is the same on every machine and for every
+version of numpy.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
 import numpy as np
 
-from medkd.engine.randomness import key
+from medkd.data.dataset import SPLITS
 from medkd.errors import InputError
 
 
+def shuffled(names: Iterable[str], *key: object) -> list[str]:
+    """The names in an order that depends on nothing but `key` and the names."""
+    return sorted(names, key=lambda name: hashlib.blake2b("|".join(map(str, (*key, name))).encode()).digest())
+
+
+def share_problems(shares: Sequence[float]) -> list[str]:
+    """What is wrong with shares of train, val and test."""
+    if len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6:
+        return []
+    return [f"split is {'/'.join(f'{v:g}' for v in shares)}; three shares that sum to 1 are needed, 0.7/0.1/0.2"]
+
+
 def split_patients(
-    patients: list[str], fractions: tuple[float, float, float], labelled: int, seed: int
-) -> tuple[dict[str, str], set[str]]:
-    """Patient -> split, and the labelled training patients, drawn with `seed` from the sorted patient names.
+    complete: Mapping[str, bool], shares: Sequence[float], labelled: int, seed: int, reserved: Collection[str] = ()
+) -> dict[str, str]:
+    """Patient -> split, drawn with `seed`.
 
-    fractions: of train, val and test. Raises InputError if a split with a share stays empty or training is too small.
+    complete: patient -> whether every scan has a label. Validation and test need labels, so both are drawn from the
+    complete patients, and enough of them stay in train for `labelled`. reserved: patients that must be in train.
+    Raises InputError if a split with a share would stay empty, or labels are too few.
     """
-    names = sorted(set(patients))
-    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+    order = shuffled(complete, seed, "split")
+    train, held_out = (round(v) for v in np.cumsum(shares)[:2] * len(order))
+    sizes = {"train": train, "val": held_out - train, "test": len(order) - held_out}
+    if empty := [s for s, share in zip(SPLITS, shares) if share > 0 and not sizes[s]]:
+        raise InputError(f"{len(order)} patients are too few for a split with {' and '.join(empty)}")
+    free = [name for name in order if complete[name] and name not in reserved]
+    wanted = sizes["test"] + sizes["val"] + max(0, labelled - len(reserved))
+    if wanted > len(free) and wanted <= len(order):
         raise InputError(
-            f"split is {'/'.join(map(str, fractions))}; three shares that sum to 1 are needed, 0.7/0.1/0.2"
+            f"val and test take {sizes['val'] + sizes['test']} patients and labelled {labelled}, all with a label for "
+            f"every scan, but {len(free) + len(reserved)} have that; label more, or lower --split or --labelled"
         )
-    order = np.random.default_rng(key(seed, "split")).permutation(len(names))
-    ends = np.round(np.cumsum(fractions) * len(names)).astype(int)
-    splits = {
-        names[i]: ("train", "val", "test")[int(np.searchsorted(ends, n, side="right"))] for n, i in enumerate(order)
-    }
-    train = [names[i] for i in order if splits[names[i]] == "train"]
-    empty = [s for s, share in zip(("train", "val", "test"), fractions) if share > 0 and s not in splits.values()]
-    if empty:
-        raise InputError(f"{len(names)} patients are too few for a split with {' and '.join(empty)}")
-    return splits, choose_labelled(train, labelled)
+    drawn = dict.fromkeys(free[: sizes["test"]], "test")
+    drawn |= dict.fromkeys(free[sizes["test"] : sizes["test"] + sizes["val"]], "val")
+    return {name: drawn.get(name, "train") for name in order}
 
 
-def choose_labelled(train: list[str], labelled: int) -> set[str]:
-    """The first `labelled` of the training patients, in the order given."""
-    if not 0 < labelled <= len(train):
-        raise InputError(f"labelled is {labelled}; allowed: 1 to {len(train)}, the number of training patients")
-    return set(train[:labelled])
+def choose_labelled(candidates: Sequence[str], labelled: int) -> set[str]:
+    """The first `labelled` of the training patients that can be labelled, in the order given."""
+    if not 0 < labelled <= len(candidates):
+        raise InputError(
+            f"labelled is {labelled}; allowed: 1 to {len(candidates)}, the training patients that can be labelled"
+        )
+    return set(candidates[:labelled])

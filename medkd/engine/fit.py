@@ -29,6 +29,7 @@ from medkd.engine.randomness import seeded
 from medkd.engine.runtime import Runtime
 from medkd.engine.task import Task
 from medkd.engine.tracking import Clock, Tracker
+from medkd.errors import InputError
 
 LOG_EVERY = 20
 VALIDATION_CASES_BEFORE_TRAINING = 2
@@ -129,11 +130,22 @@ class PhaseRun:
         self.optimizers = {turn: phase.optimizer.build(self.method.trainable(turn)) for turn in turns}
         if phase.carry_optimizer:
             for turn in self.optimizers.keys() & optimizers_before.keys():
-                self.optimizers[turn].load_state_dict(optimizers_before[turn])
+                self.carry(turn, optimizers_before[turn])
         self.scaler = runtime.scaler()
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.selection = Selection()
         self.clock = Clock()
+
+    def carry(self, turn: str, before: dict[str, Any]) -> None:
+        """Take over what the optimiser of the phase before had gathered; the rates and decays are this phase's own."""
+        optimizer = self.optimizers[turn]
+        groups = optimizer.state_dict()["param_groups"]
+        if [(len(g["params"]), *g) for g in groups] != [(len(g["params"]), *g) for g in before["param_groups"]]:
+            raise InputError(
+                f"phase {self.phase.name} has carry_optimizer on, but the optimiser of the phase before is of another "
+                "kind or trains another number of networks; set carry_optimizer to false"
+            )
+        optimizer.load_state_dict({"state": before["state"], "param_groups": groups})
 
     def train_one(self) -> None:
         """One iteration: every turn of the method, then its after_step."""

@@ -57,16 +57,25 @@ def differences(a: Grid, b: Grid) -> list[str]:
     """What differs between two grids, in words for an error message; empty if they are one grid."""
     if a.shape != b.shape:
         return [f"shape {a.shape} against {b.shape}"]
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in a.shape], [1.0], indexing="ij")).reshape(4, -1)
-    distance = float(np.linalg.norm(((a.affine - b.affine) @ corners)[:3], axis=0).max())
+    distance = displacement(a.affine, b.affine, a.shape)
     sizes = voxel_sizes(a.affine)
-    if not distance > TOLERANCE * sizes.min():
+    tolerance = TOLERANCE * sizes.min()
+    if distance <= tolerance:
         return []
     notes = [f"voxels lie up to {distance:.3g} mm apart"]
+    axes = ["".join(orient.aff2axcodes(grid.affine)) for grid in (a, b)]
+    if axes[0] != axes[1]:
+        notes.append(f"axes {axes[0]} against {axes[1]}")
     for name, x, y in (("voxel size", sizes, voxel_sizes(b.affine)), ("origin", a.affine[:3, 3], b.affine[:3, 3])):
-        if not np.allclose(x, y, atol=TOLERANCE * sizes.min()):
+        if not np.allclose(x, y, atol=tolerance):
             notes.append(f"{name} {_numbers(x)} against {_numbers(y)} mm")
     return notes
+
+
+def displacement(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
+    """The farthest in mm that two affines (4, 4) place one voxel of a (X, Y, Z) grid apart: it is at a corner."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], [1.0], indexing="ij")).reshape(4, -1)
+    return float(np.linalg.norm(((a - b) @ corners)[:3], axis=0).max())
 
 
 def problems_of(affine: np.ndarray) -> list[str]:

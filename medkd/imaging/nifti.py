@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,24 @@ import nibabel as nib
 import numpy as np
 
 from medkd.errors import InputError
-from medkd.imaging.geometry import problems_of, voxel_sizes
+from medkd.imaging.geometry import TOLERANCE, displacement, problems_of, voxel_sizes
 
 SUFFIXES = (".nii.gz", ".nii")
+NIFTI2_HEADER = 540  # bytes; the first number of the file says it, in either byte order
+TO_MM = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
+UNREADABLE = (
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    nib.wrapstruct.WrapStructError,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,  # an undefined unit code
+    MemoryError,  # absurd dimensions
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -28,52 +45,47 @@ class Scan:
         return self.array.shape
 
 
-def read_nifti(path: Path) -> Scan:
-    """Read a 3-D NIfTI file. Scaled files come as float, others in their stored type and the machine's byte order.
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself without its voxels. `notes`: what a reader had to assume, in words."""
 
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    spacing: tuple[float, ...] | None
+    notes: tuple[str, ...]
+
+
+def read_nifti(path: Path) -> Scan:
+    """Read a 3-D NIfTI file, C-ordered and in the machine's byte order. Scaled files come as float, others as stored.
+
+    Reads to the end, so that the checksum of a .nii.gz is verified. A unit of metres or micrometres becomes mm.
     Raises InputError that names the file: not NIfTI, truncated, not 3-D, an affine that cannot be trusted.
     """
     path = Path(path)
-    if not path.name.endswith(SUFFIXES):
-        raise InputError(f"{path.name} is not .nii or .nii.gz")
-    try:
-        image = nib.load(path)
-        array = np.asanyarray(image.dataobj)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"{path.name} cannot be read, it is truncated or not NIfTI ({reason}); copy it again"
-        ) from None
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim != 3:
-        raise InputError(
-            f"{path.name} has shape {array.shape}; a 3-D volume is needed: split a 4-D series into volumes"
-        )
-    if problems := problems_of(image.affine):
-        raise InputError(f"{path.name}: {'; '.join(problems)}")
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    return Scan(array, np.asarray(image.affine, np.float64), spacing_of(image))
+    header, array = _load(path, voxels=True)
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{path.name} holds {array.dtype} voxels; convert colour or complex images to grey values")
+    array = np.ascontiguousarray(array.reshape(header.shape), dtype=array.dtype.newbyteorder("="))
+    return Scan(array, header.affine, header.spacing)
 
 
-def spacing_of(image: nib.Nifti1Image) -> tuple[float, ...] | None:
-    """Voxel edges in mm, or None if the header states no unit and all edges are 1: then nothing is known."""
-    unit = image.header.get_xyzt_units()[0]
-    sizes = voxel_sizes(image.affine)
-    if unit == "unknown" and np.allclose(sizes, 1):
-        return None
-    scale = {"meter": 1000.0, "micron": 0.001}.get(unit, 1.0)
-    return tuple(float(s) * scale for s in sizes)
+def read_header(path: Path) -> Header:
+    """The grid of a 3-D NIfTI file, without reading its voxels. Raises InputError as `read_nifti` does."""
+    return _load(Path(path), voxels=False)[0]
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, spacing_known: bool = True) -> None:
-    """Write a volume: values, type and affine exactly, no free text, no extensions. Whole or not at all."""
+    """Write a volume: values and type exactly, no free text, no extensions. Whole or not at all.
+
+    The affine is stored as the format has it, in float32: exact where it came from a file's sform. Grids of unknown
+    spacing say so in their unit, and do not claim scanner coordinates.
+    """
     image = nib.Nifti1Image(array, affine, dtype=array.dtype)
-    image.set_qform(affine, code=1)
-    if not np.allclose(image.get_qform(), affine, atol=1e-4):
+    code = "scanner" if spacing_known else "aligned"
+    image.set_qform(affine, code=code)
+    if displacement(image.get_qform(), affine, array.shape) > TOLERANCE * voxel_sizes(affine).min():
         image.set_qform(None, code=0)  # a qform cannot hold shears: the sform alone counts
-    image.set_sform(affine, code=1)
+    image.set_sform(affine, code=code)
     image.header.set_xyzt_units("mm" if spacing_known else "unknown")
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else ".nii"
@@ -83,9 +95,65 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, spacing_known
 
 
 def write_mask(path: Path, mask: np.ndarray, like: Scan) -> None:
-    """Write an integer mask (X, Y, Z) on the grid of a scan, with its affine."""
+    """Write an integer mask (X, Y, Z) on the grid of a scan, with its affine: uint8 where it fits, else int16."""
     if mask.shape != like.shape:
         raise ValueError(f"a mask of shape {mask.shape} does not lie on a scan of shape {like.shape}")
-    write_nifti(
-        path, mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.int16), like.affine, like.spacing is not None
-    )
+    low, high = int(mask.min(initial=0)), int(mask.max(initial=0))
+    if mask.dtype.kind not in "iub" or low < -(2**15) or high >= 2**15:
+        raise ValueError(f"a mask of {mask.dtype} from {low} to {high} does not fit int16")
+    dtype = np.uint8 if low >= 0 and high < 256 else np.int16
+    write_nifti(path, mask.astype(dtype), like.affine, like.spacing is not None)
+
+
+def _load(path: Path, voxels: bool) -> tuple[Header, np.ndarray]:
+    """Header and, if asked for, the voxels as stored or scaled (else an empty array)."""
+    if not path.name.endswith(SUFFIXES):
+        raise InputError(f"{path.name} is not .nii or .nii.gz")
+    if not path.is_file():
+        raise InputError(f"there is no file {path.name}")
+    array = np.empty(0)
+    try:
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+            size = file.read(4)
+            file.seek(0)
+            two = NIFTI2_HEADER in (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
+            kind = nib.Nifti2Image if two else nib.Nifti1Image
+            image = kind.from_file_map(kind.make_file_map({"image": file}), mmap=False)
+            header = _header(image, path.name)
+            if voxels:
+                array = np.asarray(image.dataobj)
+                while file.read(1 << 20):
+                    pass  # gzip checks its checksum only at the end of the file
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{path.name} cannot be read, it is truncated or not NIfTI ({reason}); copy it again"
+        ) from None
+    return header, array
+
+
+def _header(image: nib.Nifti1Image, name: str) -> Header:
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3 or 0 in shape:
+        fix = "split a 4-D series into volumes" if len(shape) > 3 else "a single slice needs the shape (X, Y, 1)"
+        raise InputError(f"{name} has shape {shape}; a 3-D volume is needed: {fix}")
+    if problems := problems_of(image.affine):
+        raise InputError(f"{name}: {'; '.join(problems)}")
+    unit = image.header.get_xyzt_units()[0]
+    affine = np.array(image.affine, np.float64)
+    affine[:3] *= TO_MM[unit]
+    sizes = voxel_sizes(image.affine)
+    zooms = np.array(image.header.get_zooms()[:3], np.float64)
+    known = unit != "unknown" or not (np.allclose(zooms, 1) and np.allclose(sizes, 1))
+    notes = []
+    if TO_MM[unit] != 1:
+        notes.append(f"its unit was {unit}: converted to mm")
+    if unit == "unknown" and known:
+        notes.append("its unit was not stated: taken as mm")
+    if not (image.header["qform_code"] or image.header["sform_code"]):
+        notes.append("its orientation was not stated: taken as left, anterior, superior (the NIfTI default)")
+    if not np.allclose(zooms, sizes, rtol=1e-2):
+        notes.append("the voxel sizes of its header disagreed with its affine: the affine was kept")
+    return Header(shape, affine, tuple(float(s) for s in voxel_sizes(affine)) if known else None, tuple(notes))

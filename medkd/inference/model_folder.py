@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class ModelDescription(Options):
     channels: tuple[str, ...]
     classes: tuple[str, ...]
     preprocess: Preprocess
-    trained: dict[str, Any] = {}
+    trained: dict[str, Any] = Field(default_factory=dict)
 
     def build(self) -> nn.Module:
         p = self.preprocess

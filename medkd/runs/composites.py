@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from medkd.data.components import largest_component
 from medkd.engine.randomness import generator
 from medkd.inference.model_folder import Model
 from medkd.inference.windows import predict_logits
-from medkd.report.pictures import Composite
+from medkd.report.pictures import Pasted
 from medkd.runs.train import Setup
-from medkd.segmentation.mixing import PasteMask, paste
+from medkd.segmentation.mixing import PasteMask
 
 
-def bcp_composites(setup: Setup, model: Model, count: int = 3) -> list[Composite]:
-    """Examples from the first step of the last phase, pseudo-labels by `model`. 3-D volumes show their middle slice."""
+def bcp_composites(setup: Setup, model: Model, count: int = 3) -> list[Pasted]:
+    """Pairs of the first step of the last phase, pseudo-labels by `model`. Volumes show their middle slice."""
     streams = setup.phases[-1].streams
     labelled, unlabelled = streams["labelled"].batch(0), streams["unlabelled"].batch(0)
     pseudo = predict_logits(model.network, unlabelled.image, setup.recipe.preprocess.patch, setup.runtime.device)
     pseudo = largest_component(pseudo.argmax(1), len(setup.dataset.classes))
     mask = PasteMask()(tuple(labelled.labels.shape[1:]), generator(setup.recipe.seed, 0, "mask"))
-    on_device = mask.to(labelled.image.device)
 
-    def pair(image: torch.Tensor, label: torch.Tensor) -> tuple:
-        arrays = (image[0].cpu().numpy(), label.cpu().numpy())
-        return tuple(a if a.ndim == 2 else a[..., a.shape[-1] // 2] for a in arrays)
+    def flat(volume: Tensor) -> Tensor:
+        return (volume if volume.ndim == 2 else volume[..., volume.shape[-1] // 2]).cpu()
 
-    examples = []
-    for i in range(min(count, len(labelled), len(unlabelled))):
-        x, y, u, p = labelled.image[i], labelled.labels[i], unlabelled.image[i], pseudo[i]
-        out = pair(paste(u, x, on_device), paste(p, y, on_device))
-        into = pair(paste(x, u, on_device), paste(y, p, on_device))
-        flat = mask.numpy() if mask.ndim == 2 else mask.numpy()[..., mask.shape[-1] // 2]
-        examples.append(Composite(pair(x, y), pair(u, p), out, into, flat))
-    return examples
+    return [
+        Pasted(
+            labelled.case_ids[i],
+            flat(labelled.image[i, 0]).numpy(),
+            flat(labelled.labels[i]).numpy(),
+            unlabelled.case_ids[i],
+            flat(unlabelled.image[i, 0]).numpy(),
+            flat(pseudo[i]).numpy(),
+            flat(mask).numpy(),
+        )
+        for i in range(min(count, len(labelled), len(unlabelled)))
+    ]

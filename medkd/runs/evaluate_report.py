@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medkd.data.dataset import Dataset
 from medkd.data.preprocess import thickest_axis
 from medkd.imaging.geometry import to_canonical, voxel_sizes
 from medkd.metrics.cases import CaseScores
 from medkd.report.page import Page
-from medkd.report.pictures import Overlay, best_slice, overlay_grid
+from medkd.report.pictures import overlay_grid
+from medkd.report.slices import Slice, cut
 from medkd.runs.evaluate import Shown, summary_table
 
 
@@ -24,14 +23,12 @@ def write_evaluation_report(
     picked: list[tuple[Shown, CaseScores]],
 ) -> None:
     """Write FOLDER/overlays.png and FOLDER/report.html; `picked` are shown from worst to best."""
-    picture = overlay_grid([overlay(shown, score) for shown, score in picked], dataset.classes)
+    picture = overlay_grid([slice_of(shown, score) for shown, score in picked], dataset.classes)
     (folder / "overlays.png").write_bytes(picture)
     headers, rows = summary_table(summary)
-    page = Page("Evaluation", f"{summary['cases']} {summary['split']} scans of {summary['patients']} patients")
-    page.table(
-        headers, rows, "mean ± sd over scans; the last row averages the classes. Undefined distances are left out."
-    )
     overall = summary["mean_over_classes"]
+    page = Page("Evaluation", f"{summary['cases']} {summary['split']} scans of {summary['patients']} patients")
+    page.table(headers, rows, "mean ± sd over scans; the last row averages the classes. Undefined values are left out.")
     page.facts(
         {
             "Dice, 95 % interval over patients": interval(overall["metrics"]["dice"]),
@@ -40,41 +37,28 @@ def write_evaluation_report(
             "weights": summary["weights"],
         }
     )
-    page.section("Scans, from the worst to the best").picture(
-        picture,
-        "The slice with most foreground. The patient's right is on the left.",
-        "image, truth, prediction, errors",
-    )
-    table = [
-        [score.case, *(f"{row.dice:.3f}" for row in score.rows), *(f"{row.hd95:.1f}" for row in score.rows)]
-        for score in scores
-    ]
-    names = dataset.classes[1:]
-    unit = scores[0].rows[0].unit
-    page.section("Every scan").table(
-        ["scan", *(f"{n} Dice" for n in names), *(f"{n} HD95 ({unit})" for n in names)], table
+    page.section("Scans, from the worst to the best")
+    page.picture(picture, "The slice with most foreground of each scan.", "image, truth, prediction and disagreement")
+    page.section("Every scan")
+    names, unit = dataset.classes[1:], scores[0].rows[0].unit
+    page.table(
+        ["scan", *(f"{n} Dice" for n in names), *(f"{n} HD95 ({unit})" for n in names)],
+        [[s.case, *(row.dice for row in s.rows), *(row.hd95 for row in s.rows)] for s in scores],
     )
     page.write(folder / "report.html")
 
 
-def overlay(shown: Shown, score: CaseScores) -> Overlay:
+def slice_of(shown: Shown, score: CaseScores) -> Slice:
     """The slice with most foreground, on RAS+ axes, across the thickest axis."""
-    volumes = [to_canonical(a, shown.scan.affine) for a in (shown.scan.array, shown.truth.array, shown.predicted)]
-    affine = volumes[0][1]
-    axis = thickest_axis(affine)
-    image, truth, predicted = (v[0] for v in volumes)
-    index = best_slice(truth if (truth > 0).any() else predicted, axis)
-    sizes = np.delete(voxel_sizes(affine), axis)
-    dice = np.nanmean([row.dice for row in score.rows])
-    return Overlay(
-        f"{shown.case.id}\nDice {dice:.2f}",
-        *(np.take(v, index, axis) for v in (image, truth, predicted)),
-        (float(sizes[0]), float(sizes[1])),
-    )
+    image, affine, _ = to_canonical(shown.scan.array, shown.scan.affine)
+    truth, predicted = (to_canonical(a, shown.scan.affine)[0] for a in (shown.truth.array, shown.predicted))
+    x, y, z = (float(v) for v in voxel_sizes(affine))
+    dice = {row.name: row.dice for row in score.rows}
+    return cut(shown.case.id, image, truth, predicted, (x, y, z), axis=thickest_axis(affine), dice=dice)
 
 
 def interval(estimate: dict[str, Any]) -> str:
-    """mean [low, high] in words for a page."""
+    """mean [low, high] for a page."""
     if estimate["low"] is None:
         return f"{estimate['mean']:.3f} (too few patients for an interval)"
     return f"{estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"

@@ -99,7 +99,7 @@ def build(recipe: Recipe) -> Setup:
 
 
 def network_maker(recipe: Recipe, dataset: Dataset) -> Callable[[int], nn.Module]:
-    """network(i): the i-th network of a method. The weights depend on the seed alone, so arms of one seed share them."""
+    """network(i): the i-th network of a method. Its weights depend on the seed alone: arms of one seed share them."""
     p = recipe.preprocess
     initial = load_model(Path(recipe.init)).network.state_dict() if recipe.init else None
 
@@ -229,9 +229,11 @@ def _draw_first_batch(setup: Setup, out: Path) -> None:
 def _card(description: ModelDescription) -> str:
     t = description.trained
     return (
-        f"# Segmentation model\n\nClasses: {', '.join(description.classes)}. Channels: {', '.join(description.channels)}."
-        f"\n\nNetwork {description.network.kind}, {description.preprocess.dims}-D, patch {description.preprocess.patch}."
-        f"\n\nTrained by {t['by']} ({' then '.join(t['methods'])}) on {t['labelled_cases']} labelled and "
+        f"# Segmentation model\n\nClasses: {', '.join(description.classes)}. "
+        f"Channels: {', '.join(description.channels)}.\n\n"
+        f"Network {description.network.kind}, {description.preprocess.dims}-D, "
+        f"patch {description.preprocess.patch}.\n\n"
+        f"Trained by {t['by']} ({' then '.join(t['methods'])}) on {t['labelled_cases']} labelled and "
         f"{t['unlabelled_cases']} unlabelled cases, seed {t['seed']}, split {t['split']}. Validation Dice "
         f"{t['validation_dice']:.4f} at step {t['selected_at_step']} ({t['candidate']}, {t['weights']} weights).\n\n"
         "Not a medical device. Validate on your own scans before any use.\n"

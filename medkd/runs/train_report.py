@@ -28,8 +28,8 @@ def write_train_report(
     page = Page("Training", " then ".join(f"{p.name} ({p.method.kind}, {p.steps} updates)" for p in recipe.phases))
     page.facts(
         {
-            "validation Dice": f"{trained['validation_dice']:.4f} ({trained['candidate']}, {trained['weights']} weights, "
-            f"chosen at update {trained['selected_at_step']} of the last phase)",
+            "validation Dice": f"{trained['validation_dice']:.4f} ({trained['candidate']}, "
+            f"{trained['weights']} weights, chosen at update {trained['selected_at_step']} of the last phase)",
             "labelled training cases": trained["labelled_cases"],
             "unlabelled training cases": trained["unlabelled_cases"],
             "validation cases": len(dataset.select("val")),
@@ -47,13 +47,12 @@ def write_train_report(
         "Validation Dice is computed on the preprocessed grid and has chosen the checkpoint: it is optimistic. "
         "Judge the model by medkd evaluate on test patients."
     )
-    page.section("Curves").picture(
-        curves, "Training loss (faint: raw, strong: median of nine) and validation Dice.", "loss and validation curves"
-    )
+    page.section("Curves")
+    page.picture(curves, "Training loss and validation Dice over all phases.", "loss and validation curves")
     first = out / "first_batch.png"
     if first.exists():
-        page.section("First batch").picture(
-            first.read_bytes(), "Labelled samples as the network got them, with their labels.", "first labelled batch"
-        )
-    page.section("Recipe").code((out / "recipe.yaml").read_text())
+        page.section("First batch")
+        page.picture(first.read_bytes(), "Labelled samples as the network got them.", "first labelled batch")
+    page.section("Recipe")
+    page.code((out / "recipe.yaml").read_text())
     page.write(out / "report.html")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,18 +83,47 @@ def test_validation_comes_every_so_often_and_at_the_end(every: int, at: list[int
 
 
 @pytest.mark.parametrize("carry", [False, True])
-def test_the_optimiser_is_carried_only_where_asked(tmp_path: Path, carry: bool) -> None:
-    """The rate is so small that the weights stay: the momentum after phase 2 is g2, or g2 + g1 / 2 if carried."""
-    values = {"build": plain, "optimizer": Optimizer(lr=1e-12, momentum=0.5, weight_decay=0.0)}
-    phases = [phase("a", 1, **values), phase("b", 1, **values, carry_optimizer=carry)]
+@pytest.mark.parametrize("momentum", [0.5, 0.25])
+def test_the_optimiser_is_carried_only_where_asked(tmp_path: Path, carry: bool, momentum: float) -> None:
+    """The rate is so small that the weights stay. The momentum after phase 2 is g2, or g2 + m g1 if carried.
+
+    m is what phase 2 says, not what was carried.
+    """
+    first = {"build": plain, "optimizer": Optimizer(lr=1e-12, momentum=0.5, weight_decay=0.0)}
+    second = {"build": plain, "optimizer": Optimizer(lr=1e-12, momentum=momentum, weight_decay=0.0)}
+    phases = [phase("a", 1, **first), phase("b", 1, **second, carry_optimizer=carry)]
     fit(phases, network, Task(), CPU, 0, out=tmp_path)
     gradients = []
     for step in (0, 1):
         net, batch = network(0), Stream().batch(step)
         Task().supervised_loss(net(batch.image), batch.labels).backward()
         gradients.append(net.weight.grad)
-    momentum = load_state(tmp_path / "last.safetensors")["optimizers"]["student"]["state"][0]["momentum_buffer"]
-    torch.testing.assert_close(momentum, gradients[1] + 0.5 * gradients[0] if carry else gradients[1])
+    found = load_state(tmp_path / "last.safetensors")["optimizers"]["student"]["state"][0]["momentum_buffer"]
+    torch.testing.assert_close(found, gradients[1] + momentum * gradients[0] if carry else gradients[1])
+
+
+class Two(Regression):
+    """Two networks under one optimiser."""
+
+    def __init__(self, student: nn.Module):
+        super().__init__(student)
+        self.second = nn.Linear(2, 1)
+
+    def trainable(self, turn: str) -> list[nn.Parameter]:
+        return [*self.student.parameters(), *self.second.parameters()]
+
+    def candidates(self) -> dict[str, nn.Module]:
+        return {"student": self.student, "both": nn.ModuleList([self.student, self.second])}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"build": lambda networks: Two(networks(0))}, {"optimizer": Optimizer(kind="adam")}],
+    ids=["two networks", "another kind"],
+)
+def test_an_optimiser_that_cannot_be_carried_is_an_input_error(values: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"phase b has carry_optimizer on.*set carry_optimizer to false"):
+        fit([phase("a", 1), phase("b", 1, carry_optimizer=True, **values)], network, Task(), CPU, 0)
 
 
 def test_the_learning_rate_follows_its_schedule_in_each_phase(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,16 +168,8 @@ def test_steps_are_counted_through_the_phases() -> None:
 
 
 def test_weights_that_do_not_fit_the_next_phase_are_an_input_error() -> None:
-    class Wider(Regression):
-        def __init__(self, student: nn.Module):
-            super().__init__(student)
-            self.second = nn.Linear(2, 1)
-
-        def candidates(self) -> dict[str, nn.Module]:
-            return {"student": nn.ModuleList([self.student, self.second])}
-
-    first = phase("a", 1, build=lambda networks: Wider(networks(0)))
-    task = Task(scores=[0.0] * 8)
+    task = Task()
     task.evaluate = lambda network, limit=None: {"score": 0.0}  # type: ignore[method-assign]
+    first = phase("a", 1, build=lambda networks: Two(networks(0)), candidate="both")
     with pytest.raises(InputError, match="what b starts from holds the weights of another network"):
         fit([first, phase("b")], network, task, CPU, 0)

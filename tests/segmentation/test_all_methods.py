@@ -97,7 +97,7 @@ def test_candidates_are_those_of_the_options_and_hooks_are_gone(kind, run):
     arm.train_one()
     candidates = arm.method.candidates()
     assert "student" in candidates
-    assert set(candidates) <= set(methods()[kind].candidates)
+    assert set(candidates) - {"mean"} <= set(methods()[kind].candidates)  # a mean of two is scored, not shipped
     with torch.no_grad():
         for network in candidates.values():
             assert network.eval()(torch.zeros(1, 1, 16, 16)).shape == (1, 3, 16, 16)
