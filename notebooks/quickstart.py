@@ -39,8 +39,8 @@ STEPS = int(os.environ.get("MEDKD_NOTEBOOK_STEPS", "300"))
 # %% [markdown]
 # ## 1. Patients
 #
-# Each patient is a short-axis stack of the heart: right ventricle, myocardium, left ventricle. The two labelled patients
-# come from a narrower range of contrast, size and position than the rest.
+# Each patient is a short-axis stack of the heart: right ventricle, myocardium, left ventricle. The two labelled
+# patients come from a narrower range of contrast, size and position than the rest.
 
 # %%
 write_cohort(folder / "cohort", PhantomOptions(labelled=2, unlabelled=16, validation=3, test=6))

@@ -33,8 +33,8 @@ def draw_view(options: AugmentOptions, draws: Draws, spatial: tuple[int, ...]) -
         turned = torch.zeros(draws.size, dtype=torch.bool)
     angle = torch.zeros(draws.size)
     if o.turn_else_rotate:
-        low, high = (int(v) for v in o.rotation_degrees)
-        whole = (low + draws.integers("whole degrees", high - low)).float()
+        first, last = (int(v) for v in o.rotation_degrees)
+        whole = (first + draws.integers("whole degrees", last - first)).float()
         angle = torch.where(~turned & (draws.uniform("else rotate") < o.turn_else_rotate), whole, angle)
     if o.rotate:
         low, high = o.rotation_degrees

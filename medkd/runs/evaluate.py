@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from medkd.data.dataset import Case, Dataset, read_dataset
 from medkd.engine.options import RuntimeOptions
@@ -57,15 +58,12 @@ def evaluate(
     cases = dataset.select(split)
     # One unit for all: millimetres only if every case states its spacing.
     known = all(case.spacing is not None for case in cases)
-    scores, shown = [], []
+    scores = []
     for number, case in enumerate(cases):
-        scans = [read_nifti(path) for path in case.images]
-        truth = read_nifti(case.label)
-        predicted = segment(model, scans, target)
-        spacing = scans[0].spacing if known else None
-        rows = segmentation_scores(predicted, truth.array.astype(np.uint8), dataset.classes, spacing)
+        done = _segment_case(model, case, target)
+        spacing = done.scan.spacing if known else None
+        rows = segmentation_scores(done.predicted, done.truth.array.astype(np.uint8), dataset.classes, spacing)
         scores.append(CaseScores(case.id, case.patient, tuple(rows)))
-        shown.append(Shown(case, scans[0], truth, predicted) if pictures else None)
         if progress:
             progress(number + 1, len(cases))
 
@@ -77,19 +75,27 @@ def evaluate(
     if pictures:
         from medkd.runs.evaluate_report import write_evaluation_report
 
-        picked = spread([float(np.nanmean([r.dice for r in s.rows])) for s in scores], PICTURED)
-        write_evaluation_report(folder, dataset, summary, scores, [(shown[i], scores[i]) for i in picked])
+        picked = spread([float(np.nan_to_num([r.dice for r in s.rows], nan=1.0).mean()) for s in scores], PICTURED)
+        # segmented once more: to keep every scan until the ranking is known would fill the memory
+        shown = [(_segment_case(model, cases[i], target), scores[i]) for i in picked]
+        write_evaluation_report(folder, dataset, summary, scores, shown)
     return Evaluation(folder, scores, summary)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a picture of a case needs."""
+    """A case, segmented: what scores and pictures need."""
 
     case: Case
     scan: Scan
     truth: Scan
     predicted: np.ndarray
+
+
+def _segment_case(model: Model, case: Case, device: torch.device) -> Shown:
+    assert case.label is not None  # _check refuses cases without
+    scans = [read_nifti(path) for path in case.images]
+    return Shown(case, scans[0], read_nifti(case.label), segment(model, scans, device))
 
 
 def spread(values: list[float], count: int) -> list[int]:

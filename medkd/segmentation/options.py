@@ -140,7 +140,7 @@ class BcpOptions(PseudoLabelOptions, MaskOptions):
         preset = BCP_PRESETS.get(str(given.get("preset")), {})
         merged = preset | given
         if isinstance(given.get("teacher"), dict) and isinstance(preset.get("teacher"), dict):
-            merged["teacher"] = preset["teacher"] | given["teacher"]  # type: ignore[operator]
+            merged["teacher"] = preset["teacher"] | given["teacher"]
         return merged
 
     paper: ClassVar[str] = "Bai et al., Bidirectional Copy-Paste, CVPR 2023, arXiv 2305.00673"

@@ -167,7 +167,7 @@ def test_the_whole_path_and_what_it_refuses(
 
     # a checkpoint of another network: weights, and a resumed checkpoint
     weights = load_file(trained / "model" / "model.safetensors")
-    save_file({k: v for k, v in list(weights.items())[1:]}, trained / "model" / "model.safetensors")
+    save_file(dict(list(weights.items())[1:]), trained / "model" / "model.safetensors")
     capsys.readouterr()
     assert run(["predict", str(trained), "-i", str(scan), "-o", str(tmp_path / "m2.nii.gz")]) == 2
     assert "weights of another network" in message(capsys)
@@ -180,7 +180,9 @@ def test_the_whole_path_and_what_it_refuses(
     assert "weights of another network" in message(capsys)
 
 
-def test_a_broken_scan_costs_one_line(trained: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_scan_costs_one_line(
+    trained: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (source / "images" / "p3_a.nii.gz").write_bytes(b"broken")
     capsys.readouterr()
     assert run(["predict", str(trained), "-i", str(source / "images"), "-o", str(tmp_path / "masks")]) == 2

@@ -114,7 +114,8 @@ def test_faithful_preset_is_the_published_pipeline() -> None:
 
     two, three = method(preset="faithful_2d"), method(preset="faithful_3d")
     assert (two.dice, two.connectivity, two.inclusive_end, two.joint_forward) == ("batch_squared", 8, False, False)
-    assert (two.teacher.decay, two.teacher.buffers, two.teacher.mode, two.teacher.warmup) == (0.99, "blend", "train", False)
+    teacher = two.teacher
+    assert (teacher.decay, teacher.buffers, teacher.mode, teacher.warmup) == (0.99, "blend", "train", False)
     assert (three.dice, three.connectivity, three.teacher.buffers) == ("sample_linear", 26, "own")
     assert two.beta == pytest.approx(2 / 3)
     assert two.pseudo_weight == 0.5

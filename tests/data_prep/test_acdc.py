@@ -90,7 +90,7 @@ def test_the_real_flat_folder_and_the_published_slice_counts(acdc: ModuleType, t
     dataset = acdc.prepare_acdc(Path(str(DATA), "acdc"), tmp_path / "dataset", labelled=3)
     assert [len({c.patient for c in dataset.select(s)}) for s in ("train", "val", "test")] == [70, 10, 20]
     assert sum(c.shape[2] for c in dataset.select("train", labelled=True)) == 68
-    slices = {number: 0 for number in acdc.TRAIN}
+    slices = dict.fromkeys(acdc.TRAIN, 0)
     for case in dataset.select("train"):
         slices[case.patient.removeprefix("patient")] += case.shape[2]
     counts = np.cumsum([slices[n] for n in acdc.TRAIN])

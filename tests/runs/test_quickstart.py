@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import medkd.runs.quickstart as module
-from medkd.cli.app import run
 from medkd.claims.bcp import judge, reproduce, table
+from medkd.cli.app import run
 from medkd.data.phantom import PhantomOptions
 from medkd.runs.phantom import ARMS, phantom_recipe
 
