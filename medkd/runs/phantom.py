@@ -13,7 +13,7 @@ from medkd.config.load import parse_recipe
 from medkd.config.recipe import Recipe
 
 SIZE = 64
-PRETRAIN, SELFTRAIN = 100, 200
+PRETRAIN, SELFTRAIN = 200, 600
 BATCH = 8
 
 _BCP = {"kind": "bcp", "preset": "recommended"}

@@ -56,6 +56,16 @@ def test_an_interrupted_preparation_of_the_public_release_continues(
     assert not list((tmp_path / "out").rglob("*gt*"))
 
 
+def test_the_lower_frame_number_is_frame01_even_if_it_is_systole(acdc: ModuleType, tmp_path: Path) -> None:
+    folder = public_patient(tmp_path / "ACDC", "099")
+    (folder / "Info.cfg").write_text("ED: 12\nES: 1\n")
+    rows = acdc.public_cases(tmp_path / "ACDC")[1:]
+    assert [(row[0], Path(row[4]).name) for row in rows] == [
+        ("patient099_frame01", "patient099_frame01.nii.gz"),
+        ("patient099_frame02", "patient099_frame12.nii.gz"),
+    ]
+
+
 def test_every_patient_without_frame_numbers_is_named(acdc: ModuleType, tmp_path: Path) -> None:
     for number in ("099", "038", "028"):
         folder = public_patient(tmp_path / "ACDC", number)

@@ -58,12 +58,16 @@ def check_layout() -> Callable[[Figure], None]:
         boxes = [(t.get_text(), t.get_window_extent()) for t in texts if t.get_text().strip()]
         boxes = [(text, box) for text, box in boxes if box.width > 0]
         for number, (text, box) in enumerate(boxes):
-            inside = box.x0 >= -0.5 and box.y0 >= -0.5 and box.x1 <= figure.bbox.x1 + 0.5
-            assert inside and box.y1 <= figure.bbox.y1 + 0.5, f"{text!r} leaves the figure: {box}"
+            over = max(-box.x0, -box.y0, box.x1 - figure.bbox.x1, box.y1 - figure.bbox.y1)
+            assert over < 0.5, f"{text!r} leaves the figure: {box}"
             for other, second in boxes[number + 1 :]:
                 assert not _meet(box, second), f"{text!r} meets {other!r}"
             for ax in figure.axes:
                 assert not (ax.images and _meet(box, ax.get_window_extent())), f"{text!r} lies on an image"
+        for ax in figure.axes:
+            for entry in ax.get_legend().get_texts() if ax.get_legend() else []:
+                met = [_meet(entry.get_window_extent(), other.get_window_extent()) for other in figure.axes]
+                assert not any(met), f"{entry.get_text()!r} lies on the curves"
 
     return check
 

@@ -154,7 +154,8 @@ def test_numbers_are_aligned_at_the_right() -> None:
     ("value", "shown"),
     [
         (0.87312345, "0.8731"), (float("nan"), "–"), (None, "–"), (True, "yes"), (0, "0"), ("", ""), (1e-5, "1e-05"),
-        (("a", 1.0), "a, 1"), (np.float64(0.5), "0.5"), (np.float32(1 / 3), "0.3333"), (np.int64(7), "7"), (np.bool_(True), "yes"),
+        (("a", 1.0), "a, 1"), (np.float64(0.5), "0.5"), (np.float32(1 / 3), "0.3333"), (np.int64(7), "7"),
+        (np.bool_(True), "yes"),
     ],
 )  # fmt: skip
 def test_cells(value: object, shown: str) -> None:

@@ -40,7 +40,8 @@ def screenshot(page: Path, width: int) -> np.ndarray:
     command = [
         browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-        f"--user-data-dir={page.parent / 'profile'}", f"--screenshot={out}", f"--window-size={width},2000", page.as_uri(),
+        f"--user-data-dir={page.parent / 'profile'}", f"--screenshot={out}", f"--window-size={width},2000",
+        page.as_uri(),
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     return imread(out)[..., :3]

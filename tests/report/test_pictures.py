@@ -139,8 +139,11 @@ def test_nothing_overlaps(figures, check_layout, plane: tuple[int, int], both: b
 
 
 def test_any_script_any_control_character(figures) -> None:
-    overlay_grid([Slice("患者 \x00\n$\\frac{", np.zeros((4, 4)))], CLASSES)
-    assert "患者 ??$\\frac{" in texts(figures[0])
+    name = "患者 \x00\n$\\frac{$"  # as a formula this would be an error
+    overlay_grid([row(np.ones((4, 4)), None), Slice(name, np.zeros((4, 4)), note=name)], ("background", name))
+    batch_grid(np.eye(4)[None], np.eye(4, dtype=int)[None], [name], ("background", name))
+    for figure in figures:
+        assert "患者 ??$\\frac{$" in texts(figure)
 
 
 def test_no_rows_and_unknown_classes_are_input_errors() -> None:
@@ -177,6 +180,14 @@ def test_composites_outline_the_mask(box_of, figures) -> None:
         n = len(shown)
         box = box_of(shown[3:-3, 3:-3], "white")  # without the edge, where the paper shines through
         assert box == pytest.approx((n / 4, n / 4, 3 * n / 4, 3 * n / 4), abs=8)
+
+
+def test_composites_show_the_image_of_the_host_and_the_image_of_the_patch(figures) -> None:
+    none = np.zeros((40, 40), int)
+    pair = pasted(unlabelled=np.ones((40, 40)), label=none, pseudo=none)
+    shown = panels(composites([pair], CLASSES), figures[0])
+    n = len(shown[0])
+    assert [(p[n // 2, n // 2, 0], p[n // 10, n // 10, 0]) for p in shown] == [(0, 0), (1, 1), (0, 1), (1, 0)]
 
 
 def test_composites_share_one_grey_window(figures) -> None:

@@ -38,6 +38,14 @@ def test_counts_and_the_next_command(source: Path, tmp_path: Path, capsys: pytes
     assert "- organ" in (out / "dataset.yaml").read_text()
 
 
+def test_unknown_spacing_is_stated_by_every_output(source: Path, tmp_path: Path) -> None:
+    assert run(["prepare", str(source), "--out", str(tmp_path / "out"), "--labelled", "1"]) == 0
+    assert "spacing_unit: unknown" in (tmp_path / "out" / "dataset.yaml").read_text()
+    files = sorted((tmp_path / "out").rglob("*.nii.gz"))
+    assert len(files) == 20
+    assert {nib.load(file).header.get_xyzt_units()[0] for file in files} == {"unknown"}
+
+
 def test_shares_that_are_no_numbers(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["prepare", str(source), "--out", str(tmp_path / "out"), "--labelled", "1", "--split"]
     assert run([*arguments, "70%/10%/20%"]) == 2

@@ -74,7 +74,6 @@ def test_the_second_run_gives_the_bytes_of_an_unbroken_one(
     for count in (0, 7, 29):
         out = tmp_path / f"out{count}"
         with monkeypatch.context() as patch:
-            leave = lambda path: path.with_name(f".{path.name}.partial.nii.gz").write_bytes(b"half")  # noqa: E731
             patch.setattr(module, "write_nifti", broken_at(count, leave_half))
             with pytest.raises(OSError, match="No space left"):
                 run(source, out)

@@ -58,6 +58,7 @@ def test_a_table_and_its_files_are_refused_in_one_list(source: Path) -> None:
     (source.parent / "secret.nii.gz").write_bytes((source / "images/p0_a.nii.gz").read_bytes())
     save(source / "images/p5_a.nii.gz", np.full(SHAPE, np.inf, np.float32))
     (source / "labels/p6_a.nii.gz").unlink()
+    (source / "labels/p9_a.nii.gz").unlink()
     rows = [
         "case,patient,split,labelled,image",
         "p0_a,p0,train,yes,",
@@ -68,6 +69,7 @@ def test_a_table_and_its_files_are_refused_in_one_list(source: Path) -> None:
         "p4_a,leak,test,no,",
         "p5_a,p5,train,no,",
         "p6_a,p6,test,no,",
+        "p9_a,p12,val,no,",
         "p7_a,p7,train,no,../secret.nii.gz",
         f"p8_a,p8,train,no,{(source.parent / 'secret.nii.gz').as_posix()}",
         "../p9,p9,train,no,images/p9_a.nii.gz",
@@ -83,6 +85,7 @@ def test_a_table_and_its_files_are_refused_in_one_list(source: Path) -> None:
         "patient leak is in test and train",
         "case p5_a: p5_a.nii.gz holds 168 values that are not finite",
         "case p6_a: no label; it is needed: split test",
+        "case p9_a: no label; it is needed: split val",
         "case p7_a: image is '../secret.nii.gz', outside the source",
         "case p8_a: image is '/",
         "case '../p9': the id names files",
@@ -91,7 +94,7 @@ def test_a_table_and_its_files_are_refused_in_one_list(source: Path) -> None:
         "case anonymous: patient is empty",
     ):
         assert any(p.startswith(words) for p in found), (words, found)
-    assert len(found) == 12
+    assert len(found) == 13
 
 
 def test_channels_on_different_grids_and_missing_channels(tmp_path: Path) -> None:
