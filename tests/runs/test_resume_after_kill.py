@@ -1,0 +1,79 @@
+"""A run that is killed goes on and ends where the uninterrupted one ends, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medkd.data.phantom import CLASSES, PhantomOptions, write_cohort
+from medkd.engine.checkpoint import load_state
+from medkd.runs.phantom import phantom_recipe
+from medkd.runs.prepare import prepare
+
+
+def start(recipe: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "medkd", "train", str(recipe), "--out", str(out), *more]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+@pytest.mark.slow
+def test_sigkill_and_resume(tmp_path: Path) -> None:
+    options = PhantomOptions(labelled=1, unlabelled=3, validation=1, test=1, size=32)
+    write_cohort(tmp_path / "cohort", options)
+    prepare(tmp_path / "cohort", tmp_path / "data", table=tmp_path / "cohort/cases.csv", classes=CLASSES)
+    recipe = phantom_recipe("bcp", tmp_path / "data", 0, 30, 90).model_dump(mode="json")
+    recipe["preprocess"] |= {"size": [32, 32], "patch": [32, 32]}
+    recipe["save_every"] = 7
+    for phase in recipe["phases"]:
+        phase["validate_every"] = 10
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+    whole = start(tmp_path / "recipe.yaml", tmp_path / "whole")
+    assert whole.wait() == 0, whole.stderr and whole.stderr.read()
+    reached = []
+    for stop in (9, 43, 80):  # in both phases, and never at a checkpoint by design
+        run = start(tmp_path / "recipe.yaml", tmp_path / "killed", *(["--resume"] if reached else []))
+        while run.poll() is None and steps(tmp_path / "killed") < stop:
+            time.sleep(0.01)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        reached.append(steps(tmp_path / "killed"))
+    assert reached[-1] < 120, "the run ended before it was killed"
+    last = start(tmp_path / "recipe.yaml", tmp_path / "killed", "--resume")
+    assert last.wait() == 0, last.stderr and last.stderr.read()
+
+    one, two = (flat(load_state(tmp_path / name / "last.safetensors")) for name in ("whole", "killed"))
+    assert one == two
+    for name in ("best", "last"):
+        file = f"weights/{name}.safetensors"
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes()
+    assert log(tmp_path / "whole") == log(tmp_path / "killed")
+
+
+def steps(out: Path) -> int:
+    """The step of the last checkpoint."""
+    path = out / "last.safetensors"
+    return int(load_state(path)["global_step"]) if path.exists() else 0
+
+
+def flat(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: flat(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [flat(v) for v in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def log(out: Path) -> list[dict[str, object]]:
+    """The rows without the times."""
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k not in ("iterations_per_second", "data_share")} for r in rows]
