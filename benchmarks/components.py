@@ -1,9 +1,9 @@
-"""Time of the largest-component clean-up of pseudo-labels: medkd against one skimage (and cc3d) call an image and class.
+"""Time of the largest-component clean-up of pseudo-labels: medkd against one call an image and class.
 
     python benchmarks/components.py [--rounds 20] [--threads 1] [--device cuda]
 
-The loop is what BCP's reference does with a batch: each image and class to skimage by itself; on a GPU it includes the
-copy to the host and back. All contenders run in turn, round by round, so that a busy machine slows all of them alike;
+The loop is what BCP's reference does with a batch: each image and class to skimage by itself (and to cc3d, if it is
+there); on a GPU it includes the copy to the host and back. All contenders run in turn, round by round, so that a busy machine slows all of them alike;
 read the ratios, not the milliseconds. Every result is compared before anything is timed.
 """
 
@@ -52,10 +52,41 @@ def one_by_one(labels: Tensor, find: Callable[[np.ndarray], np.ndarray]) -> Tens
 
 def in_torch(labels: Tensor) -> Tensor:
     """The path for GPUs, wherever the labels are."""
-    classes = torch.arange(1, CLASSES, device=labels.device).reshape(-1, *[1] * (labels.ndim - 1))
-    masks = labels[:, None] == classes
-    keep = _largest_on_device(masks.flatten(0, 1), labels.ndim - 1).reshape(masks.shape).any(1)
-    return torch.where(keep, labels, 0)
+    return torch.where(_largest_on_device(labels, CLASSES, labels.ndim - 1), labels, 0)
+
+
+def contenders() -> dict[str, Callable[[Tensor], Tensor]]:
+    runs: dict[str, Callable[[Tensor], Tensor]] = {
+        "medkd": lambda labels: largest_component(labels, CLASSES),
+        "torch path": in_torch,
+        "skimage loop": lambda labels: one_by_one(labels, skimage_label),
+    }
+    if importlib.util.find_spec("cc3d"):
+        import cc3d
+
+        def find(mask: np.ndarray) -> np.ndarray:
+            return cc3d.connected_components(mask, connectivity=8 if mask.ndim == 2 else 26)
+
+        runs["cc3d loop"] = lambda labels: one_by_one(labels, find)
+    return runs
+
+
+def compare(labels: Tensor, runs: dict[str, Callable[[Tensor], Tensor]], rounds: int) -> None:
+    expected = runs["skimage loop"](labels)
+    different = [name for name, run in runs.items() if not torch.equal(run(labels), expected)]
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(labels)
+            if labels.is_cuda:
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    for name, times in seconds.items():
+        low, middle, high = np.percentile(np.divide(times, seconds["medkd"]), (10, 50, 90))
+        note = "   OTHER RESULT" if name in different else ""
+        milliseconds = 1e3 * statistics.median(times)
+        print(f"  {name:13s}{milliseconds:9.1f} ms   {middle:6.2f} x medkd ({low:.2f} to {high:.2f}){note}")
 
 
 def main() -> None:
@@ -66,40 +97,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     cuda = torch.device(arguments.device).type == "cuda"
-    where = torch.cuda.get_device_name() if cuda else f"{platform.processor() or platform.machine()}, CPU"
+    where = torch.cuda.get_device_name() if cuda else f"{platform.processor() or platform.machine()} CPU"
     print(f"torch {torch.__version__}, {where}, {arguments.threads} thread(s), median of {arguments.rounds} rounds")
     for shape, smooth in (((12, 256, 256), 6.0), ((2, 112, 112, 80), 4.0)):
-        labels = blobs(shape, smooth).to(arguments.device)
-        contenders: dict[str, Callable[[], Tensor]] = {
-            "medkd": lambda: largest_component(labels, CLASSES),
-            "torch path": lambda: in_torch(labels),
-            "skimage loop": lambda: one_by_one(labels, skimage_label),
-        }
-        if importlib.util.find_spec("cc3d"):
-            import cc3d
-
-            widest = 8 if len(shape) == 3 else 26
-            contenders["cc3d loop"] = lambda: one_by_one(labels, lambda m: cc3d.connected_components(m, widest))
-        expected = contenders["skimage loop"]()
-        different = [name for name, run in contenders.items() if not torch.equal(run(), expected)]
-        seconds: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(arguments.rounds):
-            for name, run in contenders.items():
-                if cuda:
-                    torch.cuda.synchronize()
-                start = time.perf_counter()
-                run()
-                if cuda:
-                    torch.cuda.synchronize()
-                seconds[name].append(time.perf_counter() - start)
         print(f"\n{'x'.join(map(str, shape))}, {CLASSES} classes")
-        for name, times in seconds.items():
-            ratios = [t / own for t, own in zip(times, seconds["medkd"])]
-            low, middle, high = np.percentile(ratios, (10, 50, 90))
-            print(
-                f"  {name:13s}{1e3 * statistics.median(times):9.1f} ms   {middle:6.2f} x medkd ({low:.2f} to {high:.2f})"
-                f"{'   OTHER RESULT' if name in different else ''}"
-            )
+        compare(blobs(shape, smooth).to(arguments.device), contenders(), arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,7 @@ def reproduce(
             with lines.open("a") as file:
                 file.write(json.dumps(row | {"budget": budget}) + "\n")
         shutil.rmtree(folder)
-    rows = [row for row in read_lines(lines) if row["budget"] == budget and row["seed"] < seeds and row["arm"] in arms]
-    return summarise(rows, arms, seeds) | {"budget": budget}
+    return summarise(read_lines(lines), seeds, budget)
 
 
 def cohort(folder: Path, seed: int) -> Path:
@@ -81,40 +80,48 @@ def run_arm(
     return row
 
 
-def summarise(rows: list[dict[str, Any]], arms: tuple[str, ...], seeds: int) -> dict[str, Any]:
-    """Mean and sd over seeds of every arm, the paired differences the claim is about, and the verdict."""
-    done = {arm: sorted((r for r in rows if r["arm"] == arm), key=lambda r: r["seed"]) for arm in arms}
-    dice = {arm: [r["dice_best"] for r in runs] for arm, runs in done.items()}
-    result: dict[str, Any] = {
+def summarise(rows: list[dict[str, Any]], seeds: int, budget: str) -> dict[str, Any]:
+    """Mean and sd over the finished seeds of every arm, the runs still missing, and the verdict."""
+    done: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in ARMS}
+    for row in rows:
+        if row["budget"] == budget and row["seed"] < seeds and row["arm"] in done:
+            done[row["arm"]][row["seed"]] = row
+    return {
         "claim": "bcp",
         "seeds": seeds,
+        "budget": budget,
         "labelled_patients": LABELLED,
         "hardware": {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
-        "arms": {
-            arm: {
-                "dice": [round(v, 4) for v in values],
-                "mean": round(float(np.mean(values)), 4),
-                "sd": round(float(np.std(values, ddof=1)), 4) if seeds > 1 else None,
-                "last": round(float(np.mean([r["dice_last"] for r in done[arm]])), 4),
-                "missed": sum(r["missed_best"] for r in done[arm]),
-                "seconds": round(float(np.mean([r["seconds"] for r in done[arm]])), 1),
-            }
-            for arm, values in dice.items()
-        },
+        "arms": {arm: _arm(runs) for arm, runs in done.items() if runs},
+        "missing": [f"{arm} seed {seed}" for arm, runs in done.items() for seed in range(seeds) if seed not in runs],
+        "verdict": verdict({arm: {s: r["dice_best"] for s, r in runs.items()} for arm, runs in done.items()}),
     }
-    result["verdict"] = verdict(dice, seeds)
-    return result
 
 
-def verdict(dice: dict[str, list[float]], seeds: int) -> str:
-    """The two steps of the claim, each judged by its paired differences over seeds."""
-    steps = [("bcp", "self_training"), ("self_training", "labelled_only"), ("bcp", "labelled_only")]
+def _arm(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    ordered = [runs[seed] for seed in sorted(runs)]
+    dice = [run["dice_best"] for run in ordered]
+    return {
+        "seeds": sorted(runs),
+        "dice": [round(v, 4) for v in dice],
+        "mean": round(float(np.mean(dice)), 4),
+        "sd": round(float(np.std(dice, ddof=1)), 4) if len(dice) > 1 else None,
+        "last": round(float(np.mean([run["dice_last"] for run in ordered])), 4),
+        "missed": sum(run["missed_best"] for run in ordered),
+        "seconds": round(float(np.mean([run["seconds"] for run in ordered])), 1),
+    }
+
+
+def verdict(dice: dict[str, dict[int, float]]) -> str:
+    """The steps of the claim, each judged by its paired differences over the seeds that both arms have."""
     parts = []
-    for better, worse in steps:
-        if better in dice and worse in dice:
-            difference = np.subtract(dice[better], dice[worse])
-            parts.append(f"{better} over {worse}: {judge(difference)} ({difference.mean():+.3f} Dice)")
-    return "; ".join(parts) + f"; {seeds} seed{'s' if seeds > 1 else ''}, generated images, not evidence about patients"
+    for better, worse in (("bcp", "self_training"), ("self_training", "labelled_only"), ("bcp", "labelled_only")):
+        seeds = sorted(dice.get(better, {}).keys() & dice.get(worse, {}).keys())
+        if seeds:
+            difference = np.array([dice[better][s] - dice[worse][s] for s in seeds])
+            words = f"{judge(difference)} ({difference.mean():+.3f} Dice, {len(seeds)} seeds)"
+            parts.append(f"{better} over {worse}: {words}")
+    return "; ".join([*parts, "generated images, not evidence about patients"])
 
 
 def judge(difference: np.ndarray) -> str:
@@ -130,11 +137,14 @@ def judge(difference: np.ndarray) -> str:
 
 def table(result: dict[str, Any]) -> str:
     """The arms as a markdown table."""
-    lines = ["| arm | test Dice | sd | last checkpoint | missed | s |", "|---|---|---|---|---|---|"]
+    lines = ["| arm | seeds | test Dice | sd | last checkpoint | missed | s |", "|---|---|---|---|---|---|---|"]
     for arm, a in result["arms"].items():
         sd = "" if a["sd"] is None else f"{a['sd']:.3f}"
-        lines.append(f"| {arm} | {a['mean']:.3f} | {sd} | {a['last']:.3f} | {a['missed']} | {a['seconds']:.0f} |")
-    return "\n".join(lines)
+        lines.append(
+            f"| {arm} | {len(a['seeds'])} | {a['mean']:.3f} | {sd} | {a['last']:.3f} | {a['missed']} | {a['seconds']:.0f} |"
+        )
+    missing = f"\n\nStill missing: {', '.join(result['missing'])}." if result["missing"] else ""
+    return "\n".join(lines) + missing
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -28,32 +28,33 @@ def largest_component(labels: Tensor, num_classes: int, connectivity: int | None
     connectivity = max(allowed, default=0) if connectivity is None else connectivity
     if connectivity not in allowed:
         raise ValueError(f"connectivity is {connectivity} for {dims}-D images; allowed: {sorted(allowed)}")
-    classes = torch.arange(1, num_classes, device=labels.device).reshape(-1, *[1] * dims)
-    masks = (labels[:, None] == classes).flatten(0, 1)  # (B * foreground classes, *S)
+    if num_classes < 2:
+        raise ValueError(f"num_classes is {num_classes}, with the background; needed: at least 2")
     largest = _largest_on_cpu if labels.device.type == "cpu" else _largest_on_device
-    keep = largest(masks, allowed[connectivity]).reshape(len(labels), num_classes - 1, *labels.shape[1:]).any(1)
-    return torch.where(keep, labels, 0)
+    return torch.where(largest(labels, num_classes, allowed[connectivity]), labels, 0)
 
 
-def _largest_on_cpu(masks: Tensor, axes: int) -> Tensor:
-    """The largest component of each mask (N, *S), all masks in one call of scipy's labelling."""
-    array = masks.numpy()
+def _largest_on_cpu(labels: Tensor, num_classes: int, axes: int) -> Tensor:
+    """Which voxels stay, (B, *S) bool: every image and class is labelled in one call of scipy."""
+    array = labels.numpy()
+    pairs = len(array) * (num_classes - 1)  # of an image and a class
+    masks = np.stack([array == c for c in range(1, num_classes)], 1).reshape(pairs, *array.shape[1:])
     structure = np.zeros((3,) * array.ndim, bool)
     structure[1] = ndimage.generate_binary_structure(array.ndim - 1, axes)  # nothing joins two masks
-    components, count = ndimage.label(array, structure)
-    if count == 0:
-        return masks
+    components, count = ndimage.label(masks, structure)
+    # Components are numbered in raster order: those of one pair follow each other, the first of equals first.
+    ends = np.maximum.accumulate(components.reshape(pairs, -1).max(1))
+    # Classes do not overlap: one map holds the numbers of them all.
+    components = components.reshape(len(array), num_classes - 1, *array.shape[1:]).max(1)
     sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
-    # Components are numbered in raster order: those of one mask follow each other, the first of equals first.
-    ends = np.maximum.accumulate(components.reshape(len(array), -1).max(1))
-    owner = np.repeat(np.arange(len(array)), np.diff(ends, prepend=0))
-    order = np.lexsort((-sizes, owner))  # stable: by mask, then by falling size, then as numbered
+    owner = np.repeat(np.arange(pairs), np.diff(ends, prepend=0))
+    order = np.lexsort((-sizes, owner))  # stable: by pair, then by falling size, then as numbered
     chosen = np.zeros(count + 1, bool)
     chosen[1 + order[np.unique(owner, return_index=True)[1]]] = True
-    return torch.from_numpy(chosen[components])
+    return torch.from_numpy(chosen.take(components))
 
 
-def _largest_on_device(masks: Tensor, axes: int) -> Tensor:
+def _largest_on_device(labels: Tensor, num_classes: int, axes: int) -> Tensor:
     """The same in torch alone: every voxel takes the largest number of its component.
 
     Numbers fall in raster order, so a component gets the number of its first voxel. In a round a voxel looks at its
@@ -61,9 +62,11 @@ def _largest_on_device(masks: Tensor, axes: int) -> Tensor:
     pointer jumping): whole regions merge at once, and a long snake needs about as many rounds as a disc. The host
     looks once in `SYNC_EVERY` rounds whether all is settled.
     """
-    shape, voxels = masks.shape, masks[0].numel()
+    classes = torch.arange(1, num_classes, device=labels.device).reshape(-1, *[1] * (labels.ndim - 1))
+    masks = (labels[:, None] == classes).flatten(0, 1)  # (B * foreground classes, *S)
+    shape, voxels = masks.shape, labels[0].numel()
     inside = masks.flatten(1).long()
-    position = torch.arange(voxels, device=masks.device).expand_as(inside)
+    position = torch.arange(voxels, device=labels.device).expand_as(inside)
     number = (voxels - position) * inside  # number k belongs to the voxel at position voxels - k; 0 is outside
     settled = False
     while not settled:
@@ -76,15 +79,16 @@ def _largest_on_device(masks: Tensor, axes: int) -> Tensor:
             number = number.gather(1, (voxels - number).clamp(max=voxels - 1)) * inside
         settled = torch.equal(before, number)
     # One flat table of sizes: the form of scatter_add that torch can also do deterministically.
-    row = torch.arange(len(masks), device=masks.device)[:, None] * (voxels + 1)
-    sizes = torch.zeros(len(masks) * (voxels + 1), dtype=torch.int64, device=masks.device)
+    row = torch.arange(len(masks), device=labels.device)[:, None] * (voxels + 1)
+    sizes = torch.zeros(len(masks) * (voxels + 1), dtype=torch.int64, device=labels.device)
     sizes = sizes.scatter_add(0, (number + row).flatten(), inside.flatten()).reshape(len(masks), -1)
     best = voxels - sizes.flip(1).argmax(1)  # the highest number among the largest: the component met first
-    return masks & (number == best[:, None]).reshape(shape)
+    stays = inside.bool() & (number == best[:, None])
+    return stays.reshape(len(labels), num_classes - 1, *labels.shape[1:]).any(1)
 
 
 def _neighbours_maximum(number: Tensor, axes: int) -> Tensor:
-    """The largest number (N, *S) among a voxel and its neighbours, of which at most `axes` coordinates differ by one."""
+    """The largest number (N, *S) of a voxel and its neighbours, which differ in at most `axes` coordinates by one."""
     result = number
     for plane in itertools.combinations(range(1, number.ndim), axes):
         near = number

@@ -18,7 +18,7 @@ from medkd.runs.composites import bcp_composites
 from medkd.runs.evaluate import Evaluation, summary_table
 from medkd.runs.evaluate_report import interval
 from medkd.runs.phantom import phantom_recipe
-from medkd.runs.train import build
+from medkd.runs.train import build, plane_of
 
 
 def write_quickstart_report(
@@ -29,7 +29,7 @@ def write_quickstart_report(
     scan: Path,
     predicted: Path,
 ) -> None:
-    """Write OUT/report.html."""
+    """Write OUT/composites.png and OUT/report.html."""
     dice = summary["dice"]
     page = Page(
         "medkd quickstart",
@@ -55,8 +55,10 @@ def write_quickstart_report(
     page.picture(compare_curves(logs), "Validation Dice of the student.", "validation curves of both arms")
     page.section("What BCP shows its student")
     setup = build(phantom_recipe("bcp", out / "dataset", summary["seed"]))
+    pasted = composites(bcp_composites(setup, load_model(out / "bcp")), dataset.classes, plane=plane_of(setup))
+    (out / "composites.png").write_bytes(pasted)
     page.picture(
-        composites(bcp_composites(setup, load_model(out / "bcp")), dataset.classes),
+        pasted,
         "A box of a labelled image pasted into an unlabelled one, and the reverse; the targets likewise. "
         "Pseudo-labels here are by the finished model.",
         "labelled image, unlabelled image with pseudo-label, and the two composites",

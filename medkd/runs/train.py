@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from rich.console import Console
@@ -28,6 +29,7 @@ import medkd
 from medkd.config.recipe import PhaseOptions, Recipe
 from medkd.data.arrays import TrainingArrays, training_arrays
 from medkd.data.dataset import Dataset, read_dataset
+from medkd.data.preprocess import thickest_axis
 from medkd.data.streams import ArrayStream
 from medkd.engine.checkpoint import fingerprint, load_module, load_state
 from medkd.engine.fit import Selection, fit
@@ -36,7 +38,10 @@ from medkd.engine.randomness import seeded
 from medkd.engine.runtime import Runtime, open_runtime
 from medkd.engine.tracking import Tracker, read_log
 from medkd.errors import InputError, raise_all
+from medkd.imaging.geometry import to_canonical
+from medkd.imaging.nifti import read_header
 from medkd.inference.model_folder import ModelDescription, load_model, write_model
+from medkd.report.slices import PLANES, Plane
 from medkd.segmentation.task import SegmentationTask
 
 
@@ -223,7 +228,17 @@ def _draw_first_batch(setup: Setup, out: Path) -> None:
     image, label = first.image[:, 0].cpu().numpy(), first.labels.cpu().numpy()
     if image.ndim == 4:  # volumes: their middle slice
         image, label = image[..., image.shape[-1] // 2], label[..., label.shape[-1] // 2]
-    (out / "first_batch.png").write_bytes(batch_grid(image, label, list(first.case_ids)))
+    picture = batch_grid(image, label, list(first.case_ids), setup.dataset.classes, plane_of(setup))
+    (out / "first_batch.png").write_bytes(picture)
+
+
+def plane_of(setup: Setup) -> Plane:
+    """The plane that a picture of a sample shows: across the slice axis (2-D), axial for volumes."""
+    if setup.recipe.preprocess.dims == 3:
+        return "axial"
+    header = read_header(setup.arrays.cases[0].images[0])
+    _, affine, _ = to_canonical(np.broadcast_to(np.uint8(0), header.shape), header.affine)
+    return PLANES[thickest_axis(affine)]
 
 
 def _card(description: ModelDescription) -> str:

@@ -108,9 +108,9 @@ def test_combinations_that_cannot_work(change: dict, message: str) -> None:
 
 def test_faithful_preset_is_the_published_pipeline() -> None:
     def method(**values: object) -> object:
-        return parse_recipe(
-            {"phases": [{"name": "a", "method": {"kind": "bcp", **values}, "steps": 1}]}
-        ).phases[0].method
+        return (
+            parse_recipe({"phases": [{"name": "a", "method": {"kind": "bcp", **values}, "steps": 1}]}).phases[0].method
+        )
 
     two, three = method(preset="faithful_2d"), method(preset="faithful_3d")
     assert (two.dice, two.connectivity, two.inclusive_end, two.joint_forward) == ("batch_squared", 8, False, False)

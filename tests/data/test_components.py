@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
+from medkd.data import components
 from medkd.data.components import NEIGHBOURS, _largest_on_cpu, _largest_on_device, largest_component
 
 CASES = [(dims, connectivity) for dims, table in NEIGHBOURS.items() for connectivity in table]
@@ -57,22 +60,48 @@ def test_equals_a_flood_fill(dims: int, connectivity: int) -> None:
 @pytest.mark.parametrize(("dims", "connectivity"), CASES)
 def test_the_path_for_gpus_equals_the_one_for_cpus(dims: int, connectivity: int) -> None:
     axes = NEIGHBOURS[dims][connectivity]
-    for seed in range(20):
-        mask = random_labels(dims, seed) > 1
-        assert torch.equal(_largest_on_device(mask, axes), _largest_on_cpu(mask, axes))
-    blobs = torch.rand(2, 1, *[6] * dims, generator=torch.Generator().manual_seed(0))
-    large = torch.nn.functional.interpolate(blobs, scale_factor=5)[:, 0] > 0.5
-    assert torch.equal(_largest_on_device(large, axes), _largest_on_cpu(large, axes))
+    g = torch.Generator().manual_seed(0)
+    coarse = torch.randn(2, 4, *[6] * dims, generator=g)
+    smooth = torch.nn.functional.interpolate(coarse, scale_factor=5, mode="bilinear" if dims == 2 else "trilinear")
+    blobs = (smooth + 0.3 * torch.randn(smooth.shape, generator=g)).argmax(1)
+    for labels in [blobs, *(random_labels(dims, seed) for seed in range(20))]:
+        assert torch.equal(_largest_on_device(labels, 4, axes), _largest_on_cpu(labels, 4, axes))
 
 
-def test_a_snake_is_one_component() -> None:
-    """The longest path in an image: propagation by neighbours alone would need a round a pixel."""
-    mask = torch.zeros(1, 41, 41, dtype=torch.bool)
-    mask[0, ::2] = True
-    mask[0, 1::4, -1] = True
-    mask[0, 3::4, 0] = True
-    assert torch.equal(_largest_on_device(mask, 1), mask)
-    assert torch.equal(_largest_on_cpu(mask, 1), mask)
+def zigzag(side: int) -> np.ndarray:
+    snake = np.zeros((side, side), np.int64)
+    snake[::2] = 1
+    snake[1::4, -1] = 1
+    snake[3::4, 0] = 1
+    return snake
+
+
+def spiral(side: int) -> np.ndarray:
+    """A path of width one from a corner to the centre: ring k, open at its start, ends in the next ring."""
+    snake = np.zeros((side, side), np.int64)
+    for k in range(0, side // 2, 2):
+        snake[k, k : side - k] = snake[k : side - k, side - 1 - k] = snake[side - 1 - k, k : side - k] = 1
+        snake[k + 2 : side - k, k] = 1
+        snake[k + 2, k : k + 2] = 1
+    return snake
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("shape", [zigzag, spiral])
+def test_a_long_snake_is_one_component_after_few_rounds(
+    shape: Callable[[int], np.ndarray], turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neighbour by neighbour it would take as many rounds as the snake has pixels: over 3000."""
+    rounds = []
+    one_round = components._neighbours_maximum
+    monkeypatch.setattr(components, "_neighbours_maximum", lambda *a: rounds.append(1) or one_round(*a))
+    snake = np.rot90(shape(81), turns)
+    assert snake.sum() > 3000
+    assert ndimage.label(snake)[1] == 1
+    labels = torch.from_numpy(snake.copy())[None]
+    assert torch.equal(_largest_on_device(labels, 2, 1), labels == 1)
+    assert torch.equal(_largest_on_cpu(labels, 2, 1), labels == 1)
+    assert len(rounds) <= 20
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -100,16 +129,36 @@ def test_images_do_not_interact() -> None:
     assert torch.equal(largest_component(labels, 4), one_by_one)
 
 
-def test_diagonal_pixels_and_the_tie_rule() -> None:
+def test_diagonal_pixels() -> None:
     labels = torch.tensor([[[1, 0], [0, 1]]])
     assert torch.equal(largest_component(labels, 2, 8), labels)
     assert torch.equal(largest_component(labels, 2, 4), torch.tensor([[[1, 0], [0, 0]]]))
 
 
-def test_an_empty_batch_of_labels() -> None:
-    assert not largest_component(torch.zeros(2, 4, 4, dtype=torch.int64), 3).any()
+@pytest.mark.parametrize("find", [_largest_on_cpu, _largest_on_device])
+def test_the_first_of_equals_in_raster_order_stays(find: Callable[..., torch.Tensor]) -> None:
+    """Three of two pixels each, the single one before them does not count; image 1 the same upside down."""
+    image = [[0, 1, 0, 0, 0], [0, 0, 0, 1, 1], [1, 0, 0, 0, 0], [1, 0, 1, 1, 0]]
+    labels = torch.tensor([image, image[::-1]])
+    expected = torch.zeros_like(labels)
+    expected[0, 1, 3:] = 1
+    expected[1, :2, 0] = 1
+    assert torch.equal(find(labels, 2, 1), expected == 1)
+
+
+@pytest.mark.parametrize("find", [_largest_on_cpu, _largest_on_device])
+def test_labels_without_foreground(find: Callable[..., torch.Tensor]) -> None:
+    empty = torch.zeros(2, 4, 4, dtype=torch.int64)
+    assert not find(empty, 3, 1).any()
+    assert not largest_component(empty, 3).any()
+    assert not largest_component(torch.full_like(empty, 255), 3).any()  # no class of these
 
 
 def test_connectivity_that_does_not_exist() -> None:
     with pytest.raises(ValueError, match=r"connectivity is 6 for 2-D images; allowed: \[4, 8\]"):
         largest_component(torch.zeros(1, 4, 4, dtype=torch.int64), 2, 6)
+
+
+def test_a_class_is_needed() -> None:
+    with pytest.raises(ValueError, match="num_classes is 1"):
+        largest_component(torch.zeros(1, 4, 4, dtype=torch.int64), 1)

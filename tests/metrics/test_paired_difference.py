@@ -21,9 +21,7 @@ def test_constant_gain_has_no_width_however_much_cases_vary(case: Case) -> None:
     dices = (0.3, 0.9, 0.5, 0.7)
     first = [case(str(i), f"p{i}", d) for i, d in enumerate(dices)]
     second = [case(str(i), f"p{i}", d + 0.05) for i, d in enumerate(dices)]
-    gain = paired_difference(first, second[::-1]).classes["a"][
-        "dice"
-    ]  # cases are matched by id, not by place
+    gain = paired_difference(first, second[::-1]).classes["a"]["dice"]  # cases are matched by id, not by place
     assert (gain.first, gain.second) == (pytest.approx(0.6), pytest.approx(0.65))
     d = gain.difference
     assert (d.mean, d.low, d.high) == pytest.approx((0.05, 0.05, 0.05))
@@ -79,9 +77,7 @@ def test_missed_structures_are_counted_on_the_side_that_missed(case: Case) -> No
 def test_runs_that_are_not_pairs_are_refused(case: Case) -> None:
     run = [case("1", "patient-name", 0.5), case("2", "q", 0.5)]
     with pytest.raises(InputError) as caught:
-        paired_difference(
-            run, [dataclasses.replace(run[0], case="3"), dataclasses.replace(run[1], patient="z")]
-        )
+        paired_difference(run, [dataclasses.replace(run[0], case="3"), dataclasses.replace(run[1], patient="z")])
     assert len(caught.value.problems) == 3
     assert "patient-name" not in str(caught.value)
     with pytest.raises(InputError, match="case 2 was scored against two different references"):

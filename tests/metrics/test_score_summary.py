@@ -33,9 +33,7 @@ def test_cases_are_averaged_before_classes(case: Case) -> None:
 
 def test_empty_masks_are_counted_by_kind(case: Case) -> None:
     false_alarm = case("4", "s", 0.0, 0.8, prediction_voxels=5, reference_voxels=0)
-    summary = summarise(
-        [case("1", "p", 0.0, 0.5), case("2", "q", 0.7, NAN), case("3", "r", 0.9, 0.3), false_alarm]
-    )
+    summary = summarise([case("1", "p", 0.0, 0.5), case("2", "q", 0.7, NAN), case("3", "r", 0.9, 0.3), false_alarm])
     a, overall = summary.classes["a"], summary.mean_over_classes
     assert (a.missed, a.false_alarms, a.both_empty) == (1, 1, 0)
     assert (a.metrics["dice"].n, a.metrics["hd95"].n, a.metrics["hd95"].undefined) == (4, 2, 2)
@@ -87,9 +85,7 @@ def test_interval_equals_a_bootstrap_written_out() -> None:
     weights = draw_weights(3, 500, seed=3)
     means = []
     for draw in weights.astype(int):
-        drawn = np.concatenate(
-            [np.repeat(values[patient == p], times, axis=0) for p, times in enumerate(draw)]
-        )
+        drawn = np.concatenate([np.repeat(values[patient == p], times, axis=0) for p, times in enumerate(draw)])
         means.append(np.nanmean(drawn, axis=0).mean())
     result = estimate(values, patient, weights)[1]
     assert (result.low, result.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))

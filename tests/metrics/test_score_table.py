@@ -38,9 +38,7 @@ def test_csv_rows(case: Case, tmp_path: Path) -> None:
 
 
 def test_csv_without_spacing(case: Case, tmp_path: Path) -> None:
-    write_csv(
-        [case("1", "p", 0.5, unit="voxel", hd95_definition="pooled", voxel_ml=None)], tmp_path / "s.csv"
-    )
+    write_csv([case("1", "p", 0.5, unit="voxel", hd95_definition="pooled", voxel_ml=None)], tmp_path / "s.csv")
     with (tmp_path / "s.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
     assert (row["hd95_pooled_voxel"], row["nsd_at_1voxel"], row["prediction_ml"]) == ("1.0", "0.5", "")

@@ -112,17 +112,11 @@ def test_equals_monai(seed: int, shape: tuple[int, ...], spacing: tuple[float, .
     d = surface_distances(p, r, spacing)
     a, b = (torch.from_numpy(m)[None, None].float() for m in (p, r))
     kind = {"include_background": True, "spacing": spacing}
-    assert d.hd95("max") == pytest.approx(
-        compute_hausdorff_distance(a, b, percentile=95, **kind).item(), rel=1e-5
-    )
-    assert d.assd() == pytest.approx(
-        compute_average_surface_distance(a, b, symmetric=True, **kind).item(), rel=1e-5
-    )
+    assert d.hd95("max") == pytest.approx(compute_hausdorff_distance(a, b, percentile=95, **kind).item(), rel=1e-5)
+    assert d.assd() == pytest.approx(compute_average_surface_distance(a, b, symmetric=True, **kind).item(), rel=1e-5)
     assert d.nsd(2.5) == pytest.approx(compute_surface_dice(a, b, [2.5], **kind).item(), rel=1e-5)
     # with use_subvoxels=True MONAI weights the surface by its area (DeepMind's definition), as we say we do not
-    assert d.nsd(2.5) != pytest.approx(
-        compute_surface_dice(a, b, [2.5], use_subvoxels=True, **kind).item(), rel=1e-5
-    )
+    assert d.nsd(2.5) != pytest.approx(compute_surface_dice(a, b, [2.5], use_subvoxels=True, **kind).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("spacing", [None, (0.7, 2.0)])

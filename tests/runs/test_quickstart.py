@@ -48,6 +48,7 @@ def test_reproduce_skips_what_is_finished(tmp_path: Path) -> None:
     assert (tmp_path / "runs.jsonl").read_text() == lines
     assert first == again
     assert set(first["arms"]) == set(arms)
+    assert "self_training seed 0" in first["missing"]
     assert "one seed, no judgement" in first["verdict"]
     assert "| bcp |" in table(first)
 

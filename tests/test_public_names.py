@@ -1,0 +1,55 @@
+"""What users rely on: a name may be added, but one that goes or changes is a decision, made here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import typer
+
+from medkd.claims import CLAIMS
+from medkd.cli.app import app
+from medkd.config.recipe import PhaseOptions, Recipe
+from medkd.config.registry import methods
+
+ROOT = Path(__file__).parents[1]
+VERBS = {"quickstart", "prepare", "train", "evaluate", "predict", "reproduce", "methods", "config"}
+
+
+def verbs() -> set[str]:
+    return set(typer.main.get_command(app).commands)
+
+
+def test_verbs() -> None:
+    assert verbs() == VERBS
+
+
+def test_methods_and_claims() -> None:
+    assert set(methods()) == {
+        "supervised", "labelled_copy_paste", "self_training", "mean_teacher", "ua_mt", "cps", "unimatch", "bcp",
+    }  # fmt: skip
+    assert set(CLAIMS) == {"bcp"}
+
+
+def test_keys_of_a_recipe() -> None:
+    assert set(Recipe.model_fields) == {
+        "task", "data", "init", "seed", "preprocess", "network", "loss", "labelled", "unlabelled", "phases", "ship",
+        "save_every", "runtime",
+    }  # fmt: skip
+    assert set(PhaseOptions.model_fields) == {
+        "name", "method", "steps", "optimizer", "candidate", "hand_over", "carry_optimizer", "validate_every",
+        "accumulate",
+    }  # fmt: skip
+
+
+def test_the_readme_names_what_exists() -> None:
+    text = (ROOT / "README.md").read_text()
+    blocks = "\n".join(re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    commands = re.findall(r"^(?:pip install \. && )?medkd (\w+)(.*)$", blocks, re.MULTILINE)
+    assert {name for name, _ in commands} >= {"quickstart", "prepare", "train", "evaluate", "predict"}
+    for name, rest in commands:
+        known = {o for p in typer.main.get_command(app).commands[name].params for o in p.opts}
+        assert set(re.findall(r"(?<!\S)--?[a-z][\w-]*", rest)) <= known, (name, rest)
+    assert set(re.findall(r"`medkd (\w+)`", text)) == VERBS
+    for path in re.findall(r"\]\(([\w/.-]+)\)", text) + re.findall(r"`((?:configs|medkd)/[\w/.-]+)`", text):
+        assert (ROOT / path).exists(), path
