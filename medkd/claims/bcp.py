@@ -139,10 +139,8 @@ def table(result: dict[str, Any]) -> str:
     """The arms as a markdown table."""
     lines = ["| arm | seeds | test Dice | sd | last checkpoint | missed | s |", "|---|---|---|---|---|---|---|"]
     for arm, a in result["arms"].items():
-        sd = "" if a["sd"] is None else f"{a['sd']:.3f}"
-        lines.append(
-            f"| {arm} | {len(a['seeds'])} | {a['mean']:.3f} | {sd} | {a['last']:.3f} | {a['missed']} | {a['seconds']:.0f} |"
-        )
+        values = f"{a['mean']:.3f} | {'' if a['sd'] is None else format(a['sd'], '.3f')} | {a['last']:.3f}"
+        lines.append(f"| {arm} | {len(a['seeds'])} | {values} | {a['missed']} | {a['seconds']:.0f} |")
     missing = f"\n\nStill missing: {', '.join(result['missing'])}." if result["missing"] else ""
     return "\n".join(lines) + missing
 
