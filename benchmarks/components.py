@@ -3,8 +3,8 @@
     python benchmarks/components.py [--rounds 20] [--threads 1] [--device cuda]
 
 The loop is what BCP's reference does with a batch: each image and class to skimage by itself (and to cc3d, if it is
-there); on a GPU it includes the copy to the host and back. All contenders run in turn, round by round, so that a busy machine slows all of them alike;
-read the ratios, not the milliseconds. Every result is compared before anything is timed.
+there); on a GPU it includes the copy to the host and back. All contenders run in turn, round by round, so that a busy
+machine slows all of them alike: read the ratios, not the milliseconds. Results are compared before anything is timed.
 """
 
 from __future__ import annotations

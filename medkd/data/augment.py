@@ -16,14 +16,23 @@ from torch.nn import functional as F
 from medkd.data.augment_intensity import INTENSITY, apply_intensity
 from medkd.data.augment_options import AugmentOptions
 from medkd.engine.randomness import Draws
+from medkd.errors import InputError
 
 View = dict[str, Tensor]
 ELASTIC_KNOTS = 4  # control points of the displacement field along each axis
 
 
 def draw_view(options: AugmentOptions, draws: Draws, spatial: tuple[int, ...]) -> View:
-    """Parameters of one view a sample, each (B, ...) on the CPU. An identity parameter means: not drawn."""
+    """Parameters of one view a sample, each (B, ...) on the CPU. An identity parameter means: not drawn.
+
+    Raises InputError for quarter turns of images that are not square in their first two axes.
+    """
     dims, o = len(spatial), options
+    if o.turn and spatial[0] != spatial[1]:
+        raise InputError(
+            f"augment.turn (preset {o.preset}) needs images square in their first two axes, not {spatial};"
+            " choose a square patch, or turn: 0 and flip instead"
+        )
     view: View = {}
     if o.turn:
         turned = draws.uniform("turn") < o.turn
@@ -53,10 +62,10 @@ def draw_view(options: AugmentOptions, draws: Draws, spatial: tuple[int, ...]) -
     if o.interpolation == "nearest" and view:
         view["nearest"] = torch.ones(draws.size, dtype=torch.bool)
     for name in INTENSITY:
-        probability = getattr(o, name)
-        if probability:
+        jitter = o.jitter if name in ("brightness", "contrast") else 0.0
+        if getattr(o, name) or jitter:
             low, high = getattr(o, "gamma_range" if name == "gamma_inverted" else f"{name}_range")
-            chosen = draws.uniform(name) < probability
+            chosen = (draws.uniform(name) < getattr(o, name)) | (draws.uniform("jitter") < jitter)
             view[name] = torch.where(chosen, _value(name, draws, low, high), torch.nan)  # NaN: not drawn
     if "noise" in view:
         view["noise_seed"] = draws.integers("noise seed", 2**31)
@@ -75,13 +84,17 @@ def _value(name: str, draws: Draws, low: float, high: float) -> Tensor:
 def apply_view(image: Tensor, label: Tensor | None, view: View) -> tuple[Tensor, Tensor | None]:
     """Apply views to images (B, C, *S) and labels (B, *S) or None. What comes from outside the image is 0."""
     image, label = _turn_and_flip(image, label, view)
-    grid = _grid(image, view)
-    if grid is not None:
+    rows = _moved(view).nonzero()[:, 0]
+    if len(rows):  # the others are not interpolated: they stay as they are, to the last bit
         mode = "nearest" if "nearest" in view else "bilinear"
-        image = F.grid_sample(image, grid, mode, "zeros", align_corners=False)
+        chosen = rows.to(image.device)
+        before = image[chosen].to(torch.promote_types(image.dtype, torch.float32))  # half would misplace the grid
+        grid = _grid(before, rows, view)
+        after = F.grid_sample(before, grid, mode, "zeros", align_corners=False)
+        image = image.index_copy(0, chosen, after.to(image.dtype))
         if label is not None:
-            moved = F.grid_sample(label[:, None].to(image.dtype), grid, "nearest", "zeros", align_corners=False)
-            label = moved[:, 0].round().to(label.dtype)
+            after = F.grid_sample(label[chosen, None].to(grid), grid, "nearest", "zeros", align_corners=False)
+            label = label.index_copy(0, chosen, after[:, 0].to(label.dtype))
     return apply_intensity(image, view), label
 
 
@@ -97,8 +110,6 @@ def _turn_and_flip(image: Tensor, label: Tensor | None, view: View) -> tuple[Ten
     codes = torch.cat([turns[:, None], flips.long()], 1)
     if not codes.any():
         return image, label
-    if bool((turns % 2).any()) and image.shape[2] != image.shape[3]:
-        raise ValueError(f"quarter turns need square images, not {tuple(image.shape[2:])}")
     image = image.clone()
     label = None if label is None else label.clone()
     for code in codes.unique(dim=0):
@@ -112,31 +123,39 @@ def _turn_and_flip(image: Tensor, label: Tensor | None, view: View) -> tuple[Ten
     return image, label
 
 
-def _grid(image: Tensor, view: View) -> Tensor | None:
-    """Sampling positions (B, *S, dims) of rotation, scaling and elastic displacement together; None if none was drawn.
+def _moved(view: View) -> Tensor:
+    """Which samples drew a rotation, a scale or an elastic displacement: (B,) bool, empty if the view has none."""
+    drawn = []
+    if "angle" in view:
+        drawn.append(view["angle"] != 0)
+    if "scale" in view:
+        drawn.append(view["scale"] != 1)
+    if "elastic" in view:
+        drawn.append(view["elastic"].flatten(1).any(1))
+    return torch.stack(drawn).any(0) if drawn else torch.zeros(0, dtype=torch.bool)
+
+
+def _grid(image: Tensor, rows: Tensor, view: View) -> Tensor:
+    """Sampling positions (rows, *S, dims) of rotation, scaling and elastic displacement together, where the image is.
 
     Rotations are in pixels, so that a non-square image is turned, not sheared.
     """
-    rows, dims, shape = len(image), image.ndim - 2, image.shape[2:]
-    angle = view.get("angle", torch.zeros(rows)) * math.pi / 180
-    scale = view.get("scale", torch.ones(rows))
-    elastic = view.get("elastic")
-    moved = bool(angle.any()) or bool((scale != 1).any())
-    if not moved and (elastic is None or not elastic.any()):
-        return None
-    matrix = torch.zeros(rows, dims, dims + 1)
-    # grid_sample's coordinates come last axis first; the plane of the first two axes is its last two coordinates
+    dims, shape = image.ndim - 2, image.shape[2:]
+    angle = view["angle"][rows] * math.pi / 180 if "angle" in view else torch.zeros(len(rows))
+    scale = view["scale"][rows] if "scale" in view else torch.ones(len(rows))
+    matrix = torch.zeros(len(rows), dims, dims + 1)
     for d in range(dims):
         matrix[:, d, d] = 1 / scale
-    first, second = dims - 1, dims - 2  # coordinates of array axes 0 and 1
+    # grid_sample's coordinates come last axis first: those of the first two array axes are its last two
+    first, second = dims - 1, dims - 2
     cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
     ratio = shape[1] / shape[0]
     matrix[:, first, first], matrix[:, second, second] = cosine, cosine
     matrix[:, first, second] = -sine * ratio
     matrix[:, second, first] = sine / ratio
-    grid = F.affine_grid(matrix.to(image.device, image.dtype), [rows, 1, *shape], align_corners=False)
-    if elastic is not None and elastic.any():
-        field = elastic.to(image.device, image.dtype)
+    grid = F.affine_grid(matrix.to(image), [len(rows), 1, *shape], align_corners=False)
+    if "elastic" in view:
         mode = "bicubic" if dims == 2 else "trilinear"
-        grid = grid + F.interpolate(field, tuple(shape), mode=mode, align_corners=True).movedim(1, -1)
+        field = F.interpolate(view["elastic"][rows].to(image), tuple(shape), mode=mode, align_corners=True)
+        grid = grid + field.movedim(1, -1)
     return grid

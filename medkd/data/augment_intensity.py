@@ -14,17 +14,16 @@ from torch.nn import functional as F
 
 
 def apply_intensity(image: Tensor, view: dict[str, Tensor]) -> Tensor:
-    """Apply the drawn transforms in nnU-Net's order to images (B, C, *S)."""
+    """Apply the drawn transforms in nnU-Net's order to images (B, C, *S). The view stays on the CPU: no device sync."""
     for name, transform in INTENSITY.items():
         if name not in view:
             continue
         rows = (~view[name].isnan()).nonzero()[:, 0]
         if not len(rows):
             continue
-        values = view[name][rows].to(image.device, image.dtype)
         seeds = view["noise_seed"][rows] if name == "noise" else None
         chosen = rows.to(image.device)
-        image = image.index_copy(0, chosen, transform(image[chosen], values, seeds))
+        image = image.index_copy(0, chosen, transform(image[chosen], view[name][rows], seeds))
     return image
 
 
@@ -40,10 +39,10 @@ def _noise(image: Tensor, level: Tensor, seeds: Tensor | None) -> Tensor:
 def _blur(image: Tensor, sigma: Tensor, _: Tensor | None) -> Tensor:
     """Separable Gaussian blur, one sigma (pixels) a sample; edges repeat."""
     radius = max(1, int(3 * float(sigma.max()) + 0.5))
-    steps = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    steps = torch.arange(-radius, radius + 1)
     near = steps.abs() <= 3 * sigma[:, None] + 0.5  # each sample's own reach, whatever the others drew
     kernel = torch.exp(-0.5 * (steps / sigma[:, None]) ** 2) * near
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(image.shape[1], 0)  # (B * C, taps)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(image.shape[1], 0).to(image)  # (B * C, taps)
     flat = image.flatten(0, 1)[None]  # (1, B * C, *S): every channel of every sample is its own group
     dims = image.ndim - 2
     convolve: Callable[..., Tensor] = F.conv2d if dims == 2 else F.conv3d
@@ -66,14 +65,21 @@ def _contrast(image: Tensor, factor: Tensor, _: Tensor | None) -> Tensor:
 
 
 def _low_resolution(image: Tensor, zoom: Tensor, _: Tensor | None) -> Tensor:
-    """Nearest down to zoom times the size, linear up again; a loop, because sizes differ."""
-    out = torch.empty_like(image)
-    mode = "bilinear" if image.ndim == 4 else "trilinear"
-    for row, z in enumerate(zoom.tolist()):
-        size = [max(1, round(n * z)) for n in image.shape[2:]]
-        small = F.interpolate(image[row : row + 1], size, mode="nearest-exact")
-        out[row] = F.interpolate(small, image.shape[2:], mode=mode, align_corners=False)[0]
-    return out
+    """Nearest down to zoom times the size, linear up again: axis by axis, as every sample has a size of its own."""
+    for axis in range(2, image.ndim):
+        count = image.shape[axis]
+        small = (zoom.double()[:, None] * count).round().clamp(min=1)
+        place = ((torch.arange(count) + 0.5) * small / count - 0.5).clamp(min=0)  # of each pixel in the small image
+        left = place.floor()
+        right = torch.minimum(left + 1, small - 1)
+        shape = [-1, *[1] * (image.ndim - 1)]
+        shape[axis] = count
+        first, second = (
+            image.take_along_dim(((j + 0.5) * count / small).long().reshape(shape).to(image.device), axis)
+            for j in (left, right)
+        )
+        image = first.lerp(second, (place - left).reshape(shape).to(image))
+    return image
 
 
 def _gamma(image: Tensor, exponent: Tensor, _: Tensor | None) -> Tensor:
@@ -104,7 +110,7 @@ def _high(image: Tensor) -> Tensor:
 
 
 def _broadcast(values: Tensor, image: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (image.ndim - 1))
+    return values.to(image).reshape(-1, *[1] * (image.ndim - 1))
 
 
 INTENSITY: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
