@@ -16,7 +16,7 @@ from medkd.data.components import largest_component
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
 from medkd.engine.teachers import EmaTeacher
 from medkd.segmentation.losses import region_dice_ce
-from medkd.segmentation.mixing import PasteMask, paste
+from medkd.segmentation.mixing import PasteMask, halves, paste
 from medkd.segmentation.options import BcpOptions, LabelledCopyPasteOptions
 
 
@@ -31,7 +31,7 @@ class LabelledCopyPaste(Method):
         self.mask = PasteMask(options.beta, options.mask, options.inclusive_end)
 
     def step(self, turn: str, batch: Mapping[str, Batch], ctx: StepContext) -> StepOutput:
-        (x_a, y_a), (x_b, y_b) = halves(batch["labelled"])
+        (x_a, x_b), (y_a, y_b) = halves(batch["labelled"].image), halves(batch["labelled"].labels)
         mask = self.mask(tuple(y_a.shape[1:]), ctx.generator("mask")).to(x_a.device)
         image, label = paste(x_a, x_b, mask), paste(y_a, y_b, mask)
         if self.options.regional:
@@ -53,8 +53,8 @@ class BidirectionalCopyPaste(Method):
 
     def step(self, turn: str, batch: Mapping[str, Batch], ctx: StepContext) -> StepOutput:
         o = self.options
-        (x_a, y_a), (x_b, y_b) = halves(batch["labelled"])
-        u_a, u_b = batch["unlabelled"].image[0::2], batch["unlabelled"].image[1::2]
+        (x_a, x_b), (y_a, y_b) = halves(batch["labelled"].image), halves(batch["labelled"].labels)
+        u_a, u_b = halves(batch["unlabelled"].image)
         p_a, p_b = pseudo_labels(self.teacher, [u_a, u_b], o.components, o.connectivity, o.joint_forward)
         mask = self.mask(tuple(y_a.shape[1:]), ctx.generator("mask")).to(x_a.device)
 
@@ -74,12 +74,6 @@ class BidirectionalCopyPaste(Method):
 
     def candidates(self) -> dict[str, nn.Module]:
         return {"student": self.student, "teacher": self.teacher.network}
-
-
-def halves(batch: Batch) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The two halves of a labelled batch, its even and its odd samples: micro-batches keep every pair together."""
-    image, label = batch.image, batch.labels
-    return (image[0::2], label[0::2]), (image[1::2], label[1::2])
 
 
 def forward_parts(network: nn.Module, parts: list[Tensor], joint: bool) -> list[Tensor]:

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from medkd.errors import InputError
+
 
 @dataclass(frozen=True)
 class PasteMask:
@@ -51,6 +53,16 @@ class PasteMask:
             start = low + int(torch.randint(max(starts, 1), (), generator=g))
             box.append(slice(start, start + side))
         host[tuple(box)] = False
+
+
+def halves(batch: Tensor) -> tuple[Tensor, Tensor]:
+    """The even and the odd samples (B, ...) of a batch: micro-batches of even size keep every pair together.
+
+    Raises InputError for an odd number: one half would be short, or empty and train on nothing.
+    """
+    if len(batch) % 2:
+        raise InputError(f"a batch holds {len(batch)} samples, which this method pairs; give the stream an even size")
+    return batch[0::2], batch[1::2]
 
 
 def paste(host: Tensor, guest: Tensor, mask: Tensor) -> Tensor:

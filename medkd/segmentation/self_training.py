@@ -14,6 +14,7 @@ from medkd.engine.method import Batch, Method, StepContext, StepOutput
 from medkd.engine.teachers import EmaTeacher
 from medkd.segmentation.bcp import foreground, forward_parts, pseudo_labels
 from medkd.segmentation.losses import region_dice_ce
+from medkd.segmentation.mixing import halves
 from medkd.segmentation.options import SelfTrainingOptions
 
 
@@ -28,8 +29,9 @@ class SelfTraining(Method):
 
     def step(self, turn: str, batch: Mapping[str, Batch], ctx: StepContext) -> StepOutput:
         o = self.options
-        u_a = batch["unlabelled"].image[0::2]  # half of each stream: as many student images as BCP has composites
-        x_b, y_b = batch["labelled"].image[1::2], batch["labelled"].labels[1::2]
+        # half of each stream: as many student images as BCP has composites
+        u_a, _ = halves(batch["unlabelled"].image)
+        (_, x_b), (_, y_b) = halves(batch["labelled"].image), halves(batch["labelled"].labels)
         (p_a,) = pseudo_labels(self.teacher, [u_a], o.components, o.connectivity, o.joint_forward)
         u_logits, x_logits = forward_parts(self.student, [u_a, x_b], o.joint_forward)
         everywhere = torch.ones(1, *y_b.shape[1:], dtype=torch.bool, device=y_b.device)

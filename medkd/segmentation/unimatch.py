@@ -27,7 +27,7 @@ from medkd.engine.taps import replaced
 from medkd.errors import InputError
 from medkd.networks.build import encoder_levels
 from medkd.segmentation.losses import one_hot, soft_dice_loss
-from medkd.segmentation.mixing import paste
+from medkd.segmentation.mixing import halves, paste
 from medkd.segmentation.options import UniMatchOptions
 
 STRONG = AugmentOptions(preset="unimatch_strong")  # intensities only: a strong view has its weak view's geometry
@@ -51,9 +51,7 @@ class UniMatch(Method):
 
     def step(self, turn: str, batch: Mapping[str, Batch], ctx: StepContext) -> StepOutput:
         x, unlabelled = batch["labelled"], batch["unlabelled"]
-        if len(unlabelled) % 2:
-            raise InputError(f"a batch has {len(unlabelled)} unlabelled images; unimatch pairs them: give an even size")
-        u, v = unlabelled.image[0::2], unlabelled.image[1::2]
+        u, v = halves(unlabelled.image)
 
         # 1. Labels and confidence of v, in eval mode.
         v_label, v_confidence = self.labels_in_eval_mode(v)

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from medkd.data.components import largest_component
-from medkd.segmentation import bcp
 from medkd.segmentation.bcp import BidirectionalCopyPaste, LabelledCopyPaste, pseudo_labels
 from medkd.segmentation.losses import DiceCE, one_hot, region_dice_ce
-from medkd.segmentation.mixing import paste
+from medkd.segmentation.mixing import halves, paste
 from medkd.segmentation.options import BcpOptions, LabelledCopyPasteOptions, SelfTrainingOptions
 from medkd.segmentation.self_training import SelfTraining
 
@@ -62,8 +61,8 @@ def test_oracle_teacher_gives_supervised_mixed_images(dice, unet, batches, conte
     truth = torch.randint(3, (4, 16, 16), generator=torch.Generator().manual_seed(1))
     method.teacher = stored(20 * one_hot(torch.cat([truth[0::2], truth[1::2]]), 3))
     loss = method.step("student", batch, ctx).loss
-    (x_a, y_a), (x_b, y_b) = bcp.halves(batch["labelled"])
-    (u_a, t_a), (u_b, t_b) = bcp.halves(dataclasses.replace(batch["unlabelled"], label=truth))
+    (x_a, x_b), (y_a, y_b) = halves(batch["labelled"].image), halves(batch["labelled"].labels)
+    (u_a, u_b), (t_a, t_b) = halves(batch["unlabelled"].image), halves(truth)
     mask = method.mask((16, 16), ctx.generator("mask"))
     expected = 0.0
     for host, h_label, guest, g_label in ((u_a, t_a, x_a, y_a), (x_b, y_b, u_b, t_b)):
@@ -95,7 +94,9 @@ def test_image_and_label_get_the_same_mask(unet, batches, context, stored, monke
     method.teacher = stored(lambda image: one_hot(image[:, 0].long(), 3))
     method.student = student = stored(lambda image: one_hot(image[:, 0].long(), 3))
     labels = []
-    monkeypatch.setattr(bcp, "region_dice_ce", lambda z, y, *rest: labels.append(y) or region_dice_ce(z, y, *rest))
+    monkeypatch.setattr(
+        "medkd.segmentation.bcp.region_dice_ce", lambda z, y, *rest: labels.append(y) or region_dice_ce(z, y, *rest)
+    )
     method.step("student", batch, context())
     assert torch.equal(student.seen[0][:, 0].long(), torch.cat(labels))
 
@@ -108,7 +109,7 @@ def test_composites_and_weights_of_both_directions(unet, batches, context, store
     batch["unlabelled"].image.fill_(0.0)
     method.student = student = stored(lambda image: image.repeat(1, 3, 1, 1))
     calls = []
-    monkeypatch.setattr(bcp, "region_dice_ce", lambda z, y, *rest: calls.append(rest) or z.sum() * 0)
+    monkeypatch.setattr("medkd.segmentation.bcp.region_dice_ce", lambda z, y, *rest: calls.append(rest) or z.sum() * 0)
     method.step("student", batch, context())
     (out_mask, *out_weights, _), (in_mask, *in_weights, _) = calls
     assert out_weights == [0.5, 1.0]
@@ -138,7 +139,7 @@ def test_one_mask_an_iteration_and_another_the_next(unet, batches, context, stor
 def test_labelled_copy_paste_regional_and_plain(unet, batches, context):
     batch, ctx = batches(), context()
     method = LabelledCopyPaste(unet(), LabelledCopyPasteOptions()).eval()
-    (x_a, y_a), (x_b, y_b) = bcp.halves(batch["labelled"])
+    (x_a, x_b), (y_a, y_b) = halves(batch["labelled"].image), halves(batch["labelled"].labels)
     mask = method.mask((16, 16), ctx.generator("mask"))
     logits, label = method.student(paste(x_a, x_b, mask)), paste(y_a, y_b, mask)
     regional = region_dice_ce(logits, label, mask, 1.0, 1.0)
@@ -150,10 +151,10 @@ def test_labelled_copy_paste_regional_and_plain(unet, batches, context):
 
 def test_micro_batches_keep_every_pair_together(batches):
     batch = batches(size=8)["labelled"]
-    whole = bcp.halves(batch)
-    parts = [bcp.halves(batch.micro(i, 2)) for i in range(2)]
+    whole = halves(batch.image)
+    parts = [halves(batch.micro(i, 2).image) for i in range(2)]
     for half in range(2):
-        assert torch.equal(torch.cat([p[half][0] for p in parts]), whole[half][0])
+        assert torch.equal(torch.cat([p[half] for p in parts]), whole[half])
 
 
 @pytest.mark.parametrize("method", [BidirectionalCopyPaste, SelfTraining])

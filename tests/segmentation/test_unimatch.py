@@ -271,5 +271,5 @@ def test_networks_without_known_levels_are_refused():
 
 
 def test_an_odd_unlabelled_batch_is_refused(unet, batches, context):
-    with pytest.raises(InputError, match="3 unlabelled images"):
+    with pytest.raises(InputError, match="3 samples"):
         UniMatch(unet(), UniMatchOptions()).step("student", batches(size=3), context())
