@@ -37,9 +37,9 @@ def evaluate(
         return
     headers, rows = summary_table(done.summary)
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*headers)
+    table = Table(*(Column(header, overflow="fold") for header in headers))
     for row in rows:
         table.add_row(*row)
     Console().print(table)
