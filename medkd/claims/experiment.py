@@ -1,0 +1,247 @@
+"""Experiments of many runs, hours together: what is planned, one JSON line a finished run, nothing done twice.
+
+FOLDER/runs.jsonl   one line a finished run; a re-run skips what has one
+FOLDER/work/        datasets and run folders; a run that was killed goes on from there
+
+Phantom and real data, 2-D and 3-D, all pass through `run_missing`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import medkd
+from medkd.claims.hidden_labels import HiddenLabels
+from medkd.config.recipe import PhaseOptions, Recipe
+from medkd.data.dataset import Dataset, read_dataset, write_whole
+from medkd.engine.tracking import read_log
+from medkd.runs.evaluate import evaluate
+from medkd.runs.train import network_maker, train
+
+Line = dict[str, Any]
+"""What is written of a finished run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of an experiment."""
+
+    arm: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.arm} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What to run, in order, and how.
+
+    words: what each arm is. budget: updates in words; a line of another budget belongs to another experiment.
+    dataset(run, work): the dataset folder of a run, made under `work` if need be. comparisons: (better, worse) arms
+    that the claim speaks of. caveat: what must be said beside every number. watched: runs whose pseudo-labels are
+    scored against hidden labels. pictured: runs whose test scans are drawn.
+    """
+
+    name: str
+    title: str
+    words: Mapping[str, str]
+    plan: tuple[Run, ...]
+    budget: str
+    labelled: int
+    dataset: Callable[[Run, Path], Path]
+    recipe: Callable[[Run, Path], Recipe]
+    comparisons: tuple[tuple[str, str], ...]
+    caveat: str
+    command: str
+    watched: Callable[[Run], bool] = lambda run: False
+    pictured: Callable[[Run], bool] = lambda run: False
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(run.arm for run in self.plan))
+
+    @property
+    def seeds(self) -> int:
+        return 1 + max(run.seed for run in self.plan)
+
+
+def run_missing(
+    experiment: Experiment,
+    folder: Path,
+    after: Callable[[list[Line]], None] = lambda lines: None,
+    console: Console | None = None,
+) -> list[Line]:
+    """Make every planned run that has no line yet, `after` each of which sees the lines so far; return them all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for run in experiment.plan:
+        if run in finished(experiment, folder):
+            continue
+        if console:
+            console.print(f"{experiment.name}: {run}")
+        line = make(experiment, run, folder / "work", console)
+        lines = folder / "runs.jsonl"
+        write_whole(lines, "".join(json.dumps(row) + "\n" for row in [*read_lines(lines), line]))
+        after(list(finished(experiment, folder).values()))
+    return list(finished(experiment, folder).values())
+
+
+def finished(experiment: Experiment, folder: Path) -> dict[Run, Line]:
+    """The planned runs that have a line of this budget, in the order of the plan."""
+    lines = read_lines(folder / "runs.jsonl")
+    done = {Run(line["arm"], line["seed"]): line for line in lines if line["budget"] == experiment.budget}
+    return {run: done[run] for run in experiment.plan if run in done}
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The lines of an experiment so far."""
+    return read_log(path) if path.exists() else []
+
+
+def run_folder(experiment: Experiment, run: Run, work: Path) -> Path:
+    """Where a run trains: another budget is another folder."""
+    return work / experiment.budget / f"seed_{run.seed}" / run.arm
+
+
+def make(experiment: Experiment, run: Run, work: Path, console: Console | None) -> Line:
+    """Train (or go on with) one run, evaluate its best and its last weights on the test patients; its line."""
+    data = experiment.dataset(run, work)
+    recipe = experiment.recipe(run, data)
+    folder = run_folder(experiment, run, work)
+    dataset = read_dataset(data)
+    watch = HiddenLabels if experiment.watched(run) else None
+    load_before = os.getloadavg()[0]
+    with timed(folder) as clock:
+        selection = train(recipe, folder, resume=(folder / "recipe.yaml").exists(), console=console, watch=watch)
+    rows = read_log(folder / "log.jsonl")
+    watching = sum(row.get(f"{name}/hidden_seconds", 0.0) for row in rows for name in ("student", "teacher"))
+    start = network_maker(recipe, dataset)(0)
+    line: Line = {
+        "arm": run.arm,
+        "seed": run.seed,
+        "budget": experiment.budget,
+        "seconds": round(clock.seconds - watching, 1),
+        "cpu_seconds": None if clock.cpu is None else round(clock.cpu - watching, 1),
+        "sessions": clock.sessions,
+        "selected_at": [recipe.phases[-1].name, selection.step],
+        "validation_dice": selection.score,
+    }
+    for weights in ("best", "last"):
+        pictures = experiment.pictured(run) and weights == "best"
+        scores = evaluate(folder, data, "test", weights=weights, pictures=pictures).summary
+        overall = scores["mean_over_classes"]
+        line[f"dice_{weights}"] = overall["metrics"]["dice"]["mean"]
+        line[f"missed_{weights}"] = overall["missed"]
+        line[f"false_alarms_{weights}"] = overall["false_alarms"]
+        groups = {**scores["classes"], "mean": overall}
+        line[f"scores_{weights}"] = {n: {m: e["mean"] for m, e in g["metrics"].items()} for n, g in groups.items()}
+    return line | {
+        "updates": sum(phase.steps for phase in recipe.phases),
+        **images(recipe),
+        "split": dataset.fingerprint,
+        "labelled": list_hash(dataset),
+        "counts": counts(dataset),
+        "start_weights": parameter_hash(start),
+        "validation": [row for row in rows if row["kind"] == "validation"],
+        "load": [round(load_before, 2), round(os.getloadavg()[0], 2)],
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "processor": processor(),
+        "torch": torch.__version__,
+        "medkd": medkd.__version__,
+        "command": experiment.command,
+    }
+
+
+def images(recipe: Recipe) -> dict[str, int]:
+    """How many images the student and the teacher passed over in training: the accounting of equal arms."""
+    student = teacher = 0
+    for phase in recipe.phases:
+        per_update = images_per_update(phase, recipe.labelled.size, recipe.unlabelled.size)
+        student, teacher = student + phase.steps * per_update[0], teacher + phase.steps * per_update[1]
+    return {"student_images": student, "teacher_images": teacher}
+
+
+def images_per_update(phase: PhaseOptions, labelled: int, unlabelled: int) -> tuple[int, int]:
+    """(student, teacher) images of one update (card semi_supervised_baselines 3.0)."""
+    match phase.method.kind:
+        case "supervised":
+            return labelled, 0
+        case "labelled_copy_paste":
+            return (labelled if phase.method.both_directions else labelled // 2), 0
+        case "bcp":  # a composite a pair in each direction
+            return (labelled + unlabelled) // 2, unlabelled
+        case "self_training":  # half of each stream: the area of ground truth and of pseudo-label that BCP sees
+            return (labelled + unlabelled) // 2, unlabelled // 2
+        case "mean_teacher":
+            return labelled + unlabelled, unlabelled
+    raise ValueError(f"the images of {phase.method.kind} are not written down; add them to images_per_update")
+
+
+def counts(dataset: Dataset) -> dict[str, int]:
+    """Patients by role."""
+    roles = {"labelled": ("train", True), "unlabelled": ("train", False), "validation": ("val", None)}
+    chosen = {name: dataset.select(*role) for name, role in {**roles, "test": ("test", None)}.items()}
+    return {name: len({case.patient for case in cases}) for name, cases in chosen.items()}
+
+
+def list_hash(dataset: Dataset) -> str:
+    """Hash of the labelled training cases: the same list, the same hash."""
+    names = sorted(case.id for case in dataset.select("train", labelled=True))
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def parameter_hash(network: torch.nn.Module) -> str:
+    """Hash of the parameters alone: networks that differ in normalisation buffers can still start alike."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.named_parameters()):
+        digest.update(name.encode() + value.detach().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def processor() -> str:
+    """The processor by the name it gives itself, where the system tells it."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text().splitlines() if table.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+@dataclass
+class Clock:
+    """How long a run took over all its sessions. Of an interrupted run the processor time is not known: None."""
+
+    seconds: float = 0.0
+    cpu: float | None = None
+    sessions: int = 1
+
+
+@contextmanager
+def timed(folder: Path) -> Iterator[Clock]:
+    """Time the work inside, and add what earlier sessions of the run in `folder` took.
+
+    A session that was killed counts up to its last checkpoint, because what came after is computed again.
+    """
+    record = folder.with_name(f"{folder.name}.sessions.json")
+    past: list[list[float]] = json.loads(record.read_text()) if record.exists() else []  # [started, reached]
+    checkpoint = folder / "last.safetensors"
+    if past and checkpoint.exists():
+        past[-1][1] = max(past[-1][0], checkpoint.stat().st_mtime)
+    started, cpu, clock = time.time(), time.process_time(), Clock(sessions=len(past) + 1)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(record, json.dumps([*past, [started, started]]))
+    yield clock
+    clock.seconds = time.time() - started + sum(end - start for start, end in past)
+    clock.cpu = None if past else time.process_time() - cpu
