@@ -53,7 +53,8 @@ def compare_curves(
     """The validation metric of several runs in one panel, arm name -> log rows.
 
     shipped: arm -> the candidate that ships; by default the first that its last validation names. words: what the
-    metric is, if not the validation's. An arm without any value stays in the legend and says so. Raises InputError if no arm has one.
+    metric is, if not the validation's. An arm without any value stays in the legend and says so. Raises InputError if
+    no arm has one.
     """
     chosen: dict[str, str | None] = {}
     problems = []
