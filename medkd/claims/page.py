@@ -62,8 +62,8 @@ def page(experiment: Experiment, lines: Sequence[Line], folder: Path) -> str:
     parts.append(
         "Dice on each scan's own grid, mean over scans, then over classes; mean ± sd over seeds. *best*: the "
         "checkpoint with the best validation Dice, *last*: the last one of the same run. missed: structures of which "
-        "nothing was predicted, over all seeds; they count 0 in Dice and are left out of HD95. Images: what the student "
-        "passed over in training. Minutes of wall and of processor time with validation, without hidden labels."
+        "nothing was predicted, over all seeds; they count 0 in Dice and are left out of HD95. Images: what the "
+        "student passed over in training. Minutes of wall and of processor time with validation, without hidden labels."
     )
     parts.append(f"**Verdict.** {result['verdict']}.")
     parts += [_differences(result), *_figures(experiment, lines, folder)]
