@@ -274,8 +274,8 @@ def page(result: dict[str, Any], command: str) -> str:
         "# What a training step costs",
         f"`{command}` wrote this page. {machine['processor']}, {machine['cores']} cores, {machine['threads']} "
         f"thread(s), torch {machine['torch']}; load of the machine {machine['load'][0]} at the start and "
-        f"{machine['load'][1]} at the end. Steps that are compared are taken in turn: read the ratios, not the milliseconds. BCP at 96 x 96 "
-        "pixels, 12 labelled and 12 unlabelled images.",
+        f"{machine['load'][1]} at the end. Steps that are compared are taken in turn: read the ratios, not the "
+        "milliseconds. BCP at 96 x 96 pixels, 12 labelled and 12 unlabelled images.",
         "## Through the engine against a bare loop",
         f"Median of {o['pairs']} paired steps, by repeat: {', '.join(f'{r:.3f}' for r in o['ratios'])} (from {low:.3f} "
         f"to {high:.3f}; wanted: up to 1.05). A bare step takes {1e3 * o['bare_seconds']:.0f} ms. The two compute the "
