@@ -1,4 +1,4 @@
-"""The arms on real data differ in what they are named for alone, and the shipped recipes are those that are measured."""
+"""Arms on real data differ in what they are named for alone, and the shipped recipes are the measured ones."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_data_that_is_not_the_experiments(acdc: Dataset, tmp_path: Path) -> None
     other = dataset(tmp_path / "other", {"train": 4, "val": 1, "test": 1}, 1, ("background", "lesion"))
     with pytest.raises(InputError, match="lesion"):
         experiment_on(other.root, 1)
-    with pytest.raises(InputError, match="prepare it with data_prep/acdc.py --labelled 3"):
+    with pytest.raises(InputError, match=r"prepare it with data_prep/acdc\.py --labelled 3"):
         experiment_on(relabelled(acdc, 7, tmp_path / "seven"), 1)
 
 

@@ -13,7 +13,7 @@ def test_features_along_their_main_axis() -> None:
     """One class alike in both groups, one shifted by ten sd along an axis of large variance, one that a group lacks."""
     rng = np.random.default_rng(0)
     alike = [rng.normal(size=(4000, 5)) * (5, 1, 1, 1, 1) for _ in range(2)]
-    shifted = [rng.normal(size=(500, 5)), rng.normal(size=(900, 5)) + (0, 0, 10, 0, 0)]
+    shifted = [rng.normal(size=(500, 5)), rng.normal([0, 0, 10, 0, 0], size=(900, 5))]
     alone = rng.normal(size=(50, 5))
     labelled = np.concatenate([alike[0], shifted[0], alone]), np.repeat([0, 1, 2], [4000, 500, 50])
     unlabelled = np.concatenate([alike[1], shifted[1]]), np.repeat([0, 1], [4000, 900])
