@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medkd.claims.experiment import Experiment, Run
+from medkd.claims.experiment import Aim, Experiment, Run
 from medkd.claims.relabel import relabelled
 from medkd.config.load import parse_recipe
 from medkd.config.recipe import Recipe
@@ -120,6 +120,7 @@ def acdc(dataset: Dataset, seeds: int) -> Experiment:
         comparisons=COMPARISONS,
         caveat="small images, a small network and a short training: not the published setting",
         command=f"medkd reproduce bcp --data DATASET --seeds {seeds}",
+        aims=(Aim("bcp", 0.75), *(Aim("bcp", 0.15, over) for over in ("labelled_only", "labelled_strong", "bcp_twin"))),
         watched=lambda run: run.seed == 0 and "unlabelled" in needs(run.arm),
         pictured=lambda run: run == Run("bcp", 0),
     )

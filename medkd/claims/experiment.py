@@ -46,12 +46,24 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Aim:
+    """What was wanted of an arm before it was measured: test Dice of at least `least`, or so much more than `over`."""
+
+    arm: str
+    least: float
+    over: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.arm} at {self.least:.2f} or more{f' over {self.over}' if self.over else ''}"
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What to run, in order, and how.
 
     words: what each arm is. budget: updates in words; a line of another budget belongs to another experiment.
     dataset(run, work): the dataset folder of a run, made under `work` if need be. comparisons: (better, worse) arms
-    that the claim speaks of. caveat: what must be said beside every number. watched: runs whose pseudo-labels are
+    that the claim speaks of. aims: what was wanted, for the page to judge. caveat: what must be said beside every number. watched: runs whose pseudo-labels are
     scored against hidden labels. pictured: runs whose test scans are drawn.
     """
 
@@ -66,6 +78,7 @@ class Experiment:
     comparisons: tuple[tuple[str, str], ...]
     caveat: str
     command: str
+    aims: tuple[Aim, ...] = ()
     watched: Callable[[Run], bool] = lambda run: False
     pictured: Callable[[Run], bool] = lambda run: False
 

@@ -66,7 +66,7 @@ def page(experiment: Experiment, lines: Sequence[Line], folder: Path) -> str:
         "student passed over in training. Minutes of wall and of processor time with validation, without hidden labels."
     )
     parts.append(f"**Verdict.** {result['verdict']}.")
-    parts += [_differences(result), *_figures(experiment, lines, folder)]
+    parts += [_aims(experiment, lines), _differences(result), *_figures(experiment, lines, folder)]
     parts += ["## Every run", _runs(lines)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -119,6 +119,25 @@ def _table(experiment: Experiment, lines: Sequence[Line]) -> str:
         row.append(_spread(runs, lambda r: r["cpu_seconds"] / 60 if r.get("cpu_seconds") else None, 1))
         rows.append(row)
     return markdown(heads, rows)
+
+
+def _aims(experiment: Experiment, lines: Sequence[Line]) -> str:
+    """What was wanted, and whether the finished seeds reach it."""
+    if not experiment.aims:
+        return ""
+    dice = {arm: {line["seed"]: line["dice_best"] for line in _of(lines, arm)} for arm in experiment.arms}
+    words = []
+    for aim in experiment.aims:
+        mine, other = dice[aim.arm], dice[aim.over] if aim.over else None
+        found = [
+            value - (other[seed] if other else 0.0) for seed, value in mine.items() if other is None or seed in other
+        ]
+        if not found:
+            words.append(f"- {aim}: not measured yet")
+            continue
+        mean = fmean(found)
+        words.append(f"- {aim}: **{'reached' if mean >= aim.least else 'missed'}**, {mean:.3f} ({len(found)} seeds)")
+    return "**What was aimed at before the measurement**\n\n" + "\n".join(words)
 
 
 def _differences(result: dict[str, Any]) -> str:

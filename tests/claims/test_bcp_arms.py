@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from medkd.claims.bcp_acdc import ARMS, acdc_recipe
 from medkd.claims.bcp_hippocampus import hippocampus_recipe
 from medkd.claims.experiment import Run, images, list_hash
 from medkd.claims.relabel import relabelled
+from medkd.cli.app import run
 from medkd.config.load import load_recipe
 from medkd.data.dataset import Case, Dataset, read_dataset, write_dataset
 from medkd.errors import InputError
@@ -151,3 +153,12 @@ def test_the_network_of_a_seed_is_one(acdc: Dataset) -> None:
     hashes = {parameter_hash(network_maker(acdc_recipe(arm, DATA, 1), acdc)(0)) for arm in ARMS}
     assert len(hashes) == 1
     assert hashes != {parameter_hash(network_maker(acdc_recipe("bcp", DATA, 2), acdc)(0))}
+
+
+def test_the_command_writes_a_page_of_what_is_missing(acdc: Dataset, tmp_path: Path, capsys) -> None:
+    arguments = ["reproduce", "bcp", "--data", str(acdc.root), "--seeds", "2", "--out", str(tmp_path / "results")]
+    assert run([*arguments, "--page-only", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert len(result["missing"]) == 2 * len(ARMS)
+    assert "**0 of 24 runs are finished.**" in (tmp_path / "results" / "bcp_acdc.md").read_text()
+    assert run(["reproduce", "bcp", "--data", str(tmp_path), "--page-only"]) == 2

@@ -39,6 +39,9 @@ def test_numbers_and_what_is_missing(experiment, line, tmp_path):
     assert "labelled_only seed 1" not in missing
     assert "| bcp | labelled_only | +0.240 | +0.200, +0.280 | the direction holds |" in text
     assert "the same parameters" not in text  # without counts the page does not claim it
+    assert "- bcp at 0.75 or more: **reached**, 0.750 (3 seeds)" in text
+    assert "- bcp at 0.15 or more over labelled_only: **reached**, 0.240 (2 seeds)" in text
+    assert "- bcp at 0.15 or more over bcp_twin: not measured yet" in text
     assert "NaN" not in text
 
 
