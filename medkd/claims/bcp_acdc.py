@@ -120,6 +120,8 @@ def acdc(dataset: Dataset, seeds: int) -> Experiment:
         comparisons=COMPARISONS,
         caveat="small images, a small network and a short training: not the published setting",
         command=f"medkd reproduce bcp --data DATASET --seeds {seeds}",
+        credit="ACDC, Bernard et al., IEEE TMI 2018, CC BY-NC-SA 4.0",
+        shared=False,
         aims=(Aim("bcp", 0.75), *(Aim("bcp", 0.15, over) for over in ("labelled_only", "labelled_strong", "bcp_twin"))),
         watched=lambda run: run.seed == 0 and "unlabelled" in needs(run.arm),
         pictured=lambda run: run == Run("bcp", 0),

@@ -66,6 +66,7 @@ def hippocampus(dataset: Dataset, seeds: int) -> Experiment:
         comparisons=COMPARISONS,
         caveat="a small network and a short training",
         command=f"medkd reproduce bcp --data DATASET --seeds {seeds}",
+        credit="Medical Segmentation Decathlon, Task04, CC BY-SA 4.0",
         watched=lambda run: run.seed == 0 and run.arm != "labelled_strong",
         pictured=lambda run: run == Run("bcp", 0),
     )

@@ -41,7 +41,11 @@ def draw_diagnostics(experiment: Experiment, folder: Path) -> None:
     after, before = (run_folder(experiment, run, folder / "work") for run in (better, worse))
     if not {better, worse} <= done.keys() or not experiment.pictured(better):
         return
-    if (folder / "features.png").exists() or not all((f / "model").is_dir() for f in (before, after)):
+    models = [f / "model" / "model.yaml" for f in (before, after)]
+    if not all(model.exists() for model in models):
+        return
+    drawn = folder / "features.png"  # the last that is drawn
+    if drawn.exists() and drawn.stat().st_mtime > max(model.stat().st_mtime for model in models):
         return
     recipe = Recipe.model_validate(yaml.safe_load((after / "recipe.yaml").read_text()))
     dataset = read_dataset(Path(str(recipe.data)))
@@ -58,7 +62,7 @@ def draw_diagnostics(experiment: Experiment, folder: Path) -> None:
     pasted = composites(bcp_composites(setup, load_model(after)), dataset.classes, plane=plane_of(setup))
     (folder / "composites.png").write_bytes(pasted)
     shutil.copyfile(after / "evaluation" / "test_best" / "overlays.png", folder / "overlays.png")
-    (folder / "features.png").write_bytes(distribution_grid(rows))
+    drawn.write_bytes(distribution_grid(rows))
 
 
 @torch.inference_mode()

@@ -63,8 +63,9 @@ class Experiment:
 
     words: what each arm is. budget: updates in words; a line of another budget belongs to another experiment.
     dataset(run, work): the dataset folder of a run, made under `work` if need be. comparisons: (better, worse) arms
-    that the claim speaks of. aims: what was wanted, for the page to judge. caveat: what must be said beside every number. watched: runs whose pseudo-labels are
-    scored against hidden labels. pictured: runs whose test scans are drawn.
+    that the claim speaks of. caveat: what must be said beside every number. aims: what was wanted, for the page to
+    judge. watched: runs whose pseudo-labels are scored against hidden labels. pictured: runs whose test scans are drawn.
+    credit: of whom the pictures show scans. shared: whether these pictures may stand in a repository.
     """
 
     name: str
@@ -79,6 +80,8 @@ class Experiment:
     caveat: str
     command: str
     aims: tuple[Aim, ...] = ()
+    credit: str = ""
+    shared: bool = True
     watched: Callable[[Run], bool] = lambda run: False
     pictured: Callable[[Run], bool] = lambda run: False
 

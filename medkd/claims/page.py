@@ -17,12 +17,19 @@ from medkd.data.dataset import write_whole
 from medkd.report.curves import arms_figure, compare_curves
 
 NONE = "–"
-PICTURES = {
-    "features.png": "Features of labelled and of unlabelled pixels, class by class, before and after",
+FIGURES = {
+    "arms.png": "Test Dice of every arm and seed",
+    "curves.png": "Validation Dice over training, seed 0",
+    "pseudo_labels.png": "Dice of the teacher's pseudo-labels on unlabelled training scans, seed 0: their hidden labels "
+    "are read for this picture only",
+    "features.png": "Features of labelled and of unlabelled pixels before the head, by true class, along their first "
+    "principal axis, in standard deviations: before (labelled patients only) and after (BCP), seed 0",
+}
+SCANS = {
     "composites.png": "What BCP shows its student",
     "overlays.png": "Test scans from the worst to the best: image, truth, prediction, disagreement (bcp, seed 0)",
 }
-"""Pictures that a finished run of BCP leaves in the folder, and what they show."""
+"""Pictures that show scans: of some datasets they may not stand in a repository."""
 
 
 def write_page(experiment: Experiment, lines: Sequence[Line], out: Path, more: str = "") -> None:
@@ -66,7 +73,7 @@ def page(experiment: Experiment, lines: Sequence[Line], folder: Path) -> str:
         "student passed over in training. Minutes of wall and of processor time with validation, without hidden labels."
     )
     parts.append(f"**Verdict.** {result['verdict']}.")
-    parts += [_aims(experiment, lines), _differences(result), *_figures(experiment, lines, folder)]
+    parts += [_aims(experiment, lines), _differences(result), *_figures(experiment, folder)]
     parts += ["## Every run", _runs(lines)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -154,18 +161,20 @@ def _differences(result: dict[str, Any]) -> str:
     return markdown(["arm", "over", "mean", "by seed", "judged"], rows) if rows else ""
 
 
-def _figures(experiment: Experiment, lines: Sequence[Line], folder: Path) -> list[str]:
-    drawn = {
-        "arms.png": "Test Dice of every arm and seed",
-        "curves.png": "Validation Dice over training, seed 0",
-        "pseudo_labels.png": "Dice of the teacher's pseudo-labels on unlabelled training scans, seed 0: their hidden "
-        "labels are read for this picture only",
-        **PICTURES,
-    }
-    # drawn from restricted images: written beside the page, not always part of the repository
-    return [
-        f"{words}.\n\n![{words}]({folder.name}/{name})" for name, words in drawn.items() if (folder / name).exists()
+def _figures(experiment: Experiment, folder: Path) -> list[str]:
+    shown = FIGURES | (SCANS if experiment.shared else {})
+    credit = dict.fromkeys(SCANS, f" Scans: {experiment.credit}." if experiment.credit else "")
+    parts = [
+        f"{words}.{credit.get(name, '')}\n\n![{words}]({folder.name}/{name})"
+        for name, words in shown.items()
+        if (folder / name).exists()
     ]
+    if not experiment.shared:
+        parts.append(
+            f"The command also draws {' and '.join(f'`{folder.name}/{name}`' for name in SCANS)}; they show scans "
+            f"({experiment.credit}), whose licence keeps them out of this repository."
+        )
+    return parts
 
 
 def _runs(lines: Sequence[Line]) -> str:
