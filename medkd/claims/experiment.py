@@ -64,7 +64,7 @@ class Experiment:
     words: what each arm is. budget: updates in words; a line of another budget belongs to another experiment.
     dataset(run, work): the dataset folder of a run, made under `work` if need be. comparisons: (better, worse) arms
     that the claim speaks of. caveat: what must be said beside every number. aims: what was wanted, for the page to
-    judge. watched: runs whose pseudo-labels are scored against hidden labels. pictured: runs whose test scans are drawn.
+    judge. watched: runs whose pseudo-labels are scored against hidden labels. pictured: runs whose scans are drawn.
     credit: of whom the pictures show scans. shared: whether these pictures may stand in a repository.
     """
 

@@ -20,8 +20,8 @@ NONE = "–"
 FIGURES = {
     "arms.png": "Test Dice of every arm and seed",
     "curves.png": "Validation Dice over training, seed 0",
-    "pseudo_labels.png": "Dice of the teacher's pseudo-labels on unlabelled training scans, seed 0: their hidden labels "
-    "are read for this picture only",
+    "pseudo_labels.png": "Dice of the teacher's pseudo-labels on unlabelled training scans, seed 0: their hidden "
+    "labels are read for this picture only",
     "features.png": "Features of labelled and of unlabelled pixels before the head, by true class, along their first "
     "principal axis, in standard deviations: before (labelled patients only) and after (BCP), seed 0",
 }
