@@ -119,6 +119,7 @@ def acdc(dataset: Dataset, seeds: int) -> Experiment:
         recipe=lambda run, path: acdc_recipe(run.arm, path, run.seed),
         comparisons=COMPARISONS,
         caveat="small images, a small network and a short training: not the published setting",
+        source=dataset.fingerprint,
         command=f"medkd reproduce bcp --data DATASET --seeds {seeds}",
         credit="ACDC, Bernard et al., IEEE TMI 2018, CC BY-NC-SA 4.0",
         shared=False,

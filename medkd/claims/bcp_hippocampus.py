@@ -65,6 +65,7 @@ def hippocampus(dataset: Dataset, seeds: int) -> Experiment:
         recipe=lambda run, path: hippocampus_recipe(run.arm, path, run.seed),
         comparisons=COMPARISONS,
         caveat="a small network and a short training",
+        source=dataset.fingerprint,
         command=f"medkd reproduce bcp --data DATASET --seeds {seeds}",
         credit="Medical Segmentation Decathlon, Task04, CC BY-SA 4.0",
         watched=lambda run: run.seed == 0 and run.arm != "labelled_strong",

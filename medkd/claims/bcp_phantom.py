@@ -34,6 +34,7 @@ def phantom(seeds: int, pretrain: int = PRETRAIN, selftrain: int = SELFTRAIN) ->
         recipe=recipe,
         comparisons=COMPARISONS,
         caveat="generated images, not evidence about patients",
+        source="generated",
         command=f"medkd reproduce bcp --seeds {seeds}",
     )
 

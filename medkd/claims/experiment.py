@@ -27,6 +27,7 @@ from medkd.claims.hidden_labels import HiddenLabels
 from medkd.config.recipe import PhaseOptions, Recipe
 from medkd.data.dataset import Dataset, read_dataset, write_whole
 from medkd.engine.tracking import read_log
+from medkd.errors import InputError
 from medkd.runs.evaluate import evaluate
 from medkd.runs.train import network_maker, train
 
@@ -65,7 +66,7 @@ class Experiment:
     dataset(run, work): the dataset folder of a run, made under `work` if need be. comparisons: (better, worse) arms
     that the claim speaks of. caveat: what must be said beside every number. aims: what was wanted, for the page to
     judge. watched: runs whose pseudo-labels are scored against hidden labels. pictured: runs whose scans are drawn.
-    credit: of whom the pictures show scans. shared: whether these pictures may stand in a repository.
+    source: hash of the split of the data. credit: of whom the pictures show scans. shared: whether these pictures may stand in a repository.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Experiment:
     comparisons: tuple[tuple[str, str], ...]
     caveat: str
     command: str
+    source: str
     aims: tuple[Aim, ...] = ()
     credit: str = ""
     shared: bool = True
@@ -115,10 +117,29 @@ def run_missing(
 
 
 def finished(experiment: Experiment, folder: Path) -> dict[Run, Line]:
-    """The planned runs that have a line of this budget, in the order of the plan."""
-    lines = read_lines(folder / "runs.jsonl")
-    done = {Run(line["arm"], line["seed"]): line for line in lines if line["budget"] == experiment.budget}
-    return {run: done[run] for run in experiment.plan if run in done}
+    """The planned runs that have a line, in the order of the plan. A line of another budget or recipe is another run.
+
+    Raises InputError if the lines come from another dataset.
+    """
+    lines = [line for line in read_lines(folder / "runs.jsonl") if line["budget"] == experiment.budget]
+    strangers = {line["source"] for line in lines if line.get("source", experiment.source) != experiment.source}
+    if strangers:
+        raise InputError(
+            f"{folder / 'runs.jsonl'} holds runs on the split {', '.join(sorted(strangers))}, the dataset given has "
+            f"{experiment.source}; give another --out"
+        )
+    done = {}
+    for run in experiment.plan:
+        mine = [line for line in lines if Run(line["arm"], line["seed"]) == run]
+        recipe = recipe_hash(experiment.recipe(run, Path("data"))) if mine else ""
+        done |= {run: line for line in mine if line.get("recipe", recipe) == recipe}
+    return done
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Hash of all that determines a run but the place of its data and the device it runs on."""
+    content = recipe.model_dump(mode="json", exclude={"data", "runtime"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -142,14 +163,17 @@ def make(experiment: Experiment, run: Run, work: Path, console: Console | None) 
     with timed(folder) as clock:
         selection = train(recipe, folder, resume=(folder / "recipe.yaml").exists(), console=console, watch=watch)
     rows = read_log(folder / "log.jsonl")
-    watching = sum(row.get(f"{name}/hidden_seconds", 0.0) for row in rows for name in ("student", "teacher"))
+    watched = {
+        part: sum(row.get(f"{name}/hidden_{part}", 0.0) for row in rows for name in ("student", "teacher"))
+        for part in ("seconds", "cpu_seconds")
+    }
     start = network_maker(recipe, dataset)(0)
     line: Line = {
         "arm": run.arm,
         "seed": run.seed,
         "budget": experiment.budget,
-        "seconds": round(clock.seconds - watching, 1),
-        "cpu_seconds": None if clock.cpu is None else round(clock.cpu - watching, 1),
+        "seconds": round(clock.seconds - watched["seconds"], 1),
+        "cpu_seconds": None if clock.cpu is None else round(clock.cpu - watched["cpu_seconds"], 1),
         "sessions": clock.sessions,
         "selected_at": [recipe.phases[-1].name, selection.step],
         "validation_dice": selection.score,
@@ -164,6 +188,8 @@ def make(experiment: Experiment, run: Run, work: Path, console: Console | None) 
         groups = {**scores["classes"], "mean": overall}
         line[f"scores_{weights}"] = {n: {m: e["mean"] for m, e in g["metrics"].items()} for n, g in groups.items()}
     return line | {
+        "source": experiment.source,
+        "recipe": recipe_hash(recipe),
         "updates": sum(phase.steps for phase in recipe.phases),
         **images(recipe),
         "split": dataset.fingerprint,

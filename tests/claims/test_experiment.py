@@ -10,7 +10,17 @@ import pytest
 import torch
 
 from medkd.claims import experiment as module
-from medkd.claims.experiment import Run, finished, make, parameter_hash, read_lines, run_folder, run_missing, timed
+from medkd.claims.experiment import (
+    Run,
+    finished,
+    make,
+    parameter_hash,
+    read_lines,
+    recipe_hash,
+    run_folder,
+    run_missing,
+    timed,
+)
 from medkd.claims.reproduce import reproduce
 from medkd.data.dataset import read_dataset
 from medkd.engine.checkpoint import load_state
@@ -45,6 +55,20 @@ def test_a_line_of_another_budget_is_another_experiment(tmp_path, tiny):
     row = {"arm": "bcp", "seed": 0, "budget": "200+600"}
     (tmp_path / "runs.jsonl").write_text(json.dumps(row) + "\n")
     assert not finished(experiment, tmp_path)
+
+
+def test_a_line_of_another_recipe_is_another_run_and_one_of_other_data_is_refused(tmp_path, tiny):
+    experiment = tiny()
+    run = Run("bcp", 0)
+    own = recipe_hash(experiment.recipe(run, Path("anywhere")))
+    for recipe, known in ((own, True), ("another", False)):
+        row = {"arm": "bcp", "seed": 0, "budget": experiment.budget, "recipe": recipe}
+        (tmp_path / "runs.jsonl").write_text(json.dumps(row) + "\n")
+        assert (run in finished(experiment, tmp_path)) is known
+    assert own != recipe_hash(experiment.recipe(Run("labelled_only", 0), Path("anywhere")))
+    (tmp_path / "runs.jsonl").write_text(json.dumps(row | {"source": "elsewhere"}) + "\n")
+    with pytest.raises(InputError, match="elsewhere"):
+        finished(experiment, tmp_path)
 
 
 def test_sessions_add_up_to_the_last_checkpoint(tmp_path):
