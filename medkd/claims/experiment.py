@@ -64,9 +64,10 @@ class Experiment:
 
     words: what each arm is. budget: updates in words; a line of another budget belongs to another experiment.
     dataset(run, work): the dataset folder of a run, made under `work` if need be. comparisons: (better, worse) arms
-    that the claim speaks of. caveat: what must be said beside every number. aims: what was wanted, for the page to
-    judge. watched: runs whose pseudo-labels are scored against hidden labels. pictured: runs whose scans are drawn.
-    source: hash of the split of the data. credit: of whom the pictures show scans. shared: whether these pictures may stand in a repository.
+    that the claim speaks of. caveat: what must be said beside every number. source: hash of the split of the data.
+    aims: what was wanted, for the page to judge. credit: of whom the pictures show scans. shared: whether these pictures
+    may stand in a repository. watched: runs whose pseudo-labels are scored against hidden labels. pictured: runs whose
+    scans are drawn.
     """
 
     name: str
@@ -128,11 +129,13 @@ def finished(experiment: Experiment, folder: Path) -> dict[Run, Line]:
             f"{folder / 'runs.jsonl'} holds runs on the split {', '.join(sorted(strangers))}, the dataset given has "
             f"{experiment.source}; give another --out"
         )
-    done = {}
+    done: dict[Run, Line] = {}
     for run in experiment.plan:
         mine = [line for line in lines if Run(line["arm"], line["seed"]) == run]
         recipe = recipe_hash(experiment.recipe(run, Path("data"))) if mine else ""
-        done |= {run: line for line in mine if line.get("recipe", recipe) == recipe}
+        for line in mine:
+            if line.get("recipe", recipe) == recipe:
+                done[run] = line
     return done
 
 
