@@ -24,7 +24,7 @@ from scipy import ndimage
 from skimage.measure import label as skimage_label
 from torch import Tensor
 
-from medkd.claims.experiment import processor
+from medkd.claims.accounting import processor
 from medkd.claims.page import markdown
 from medkd.data.components import _largest_on_device, largest_component
 
@@ -109,8 +109,8 @@ def main() -> None:
     parts = [
         "# Largest components of pseudo-labels",
         f"`{command}{' --device cuda' if cuda else ''}` wrote this page. torch {torch.__version__}, {where}, "
-        f"{arguments.threads} thread(s), load {os.getloadavg()[0]:.1f}; median of {arguments.rounds} rounds, all in "
-        "turn: read the ratios. A loop calls skimage or cc3d for one image and class at a time, as BCP's reference does; "
+        f"{arguments.threads} thread(s), load {os.getloadavg()[0]:.1f}; median of {arguments.rounds} rounds, all "
+        "in turn: read the ratios. A loop calls skimage or cc3d for one image and class at a time, as BCP's reference does; "
         "torch path: the one for GPUs, here on the same device for comparison.",
     ]
     for shape, smooth in (((12, 256, 256), 6.0), ((2, 112, 112, 80), 4.0)):

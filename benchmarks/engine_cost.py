@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 import torch
 
-from medkd.claims.experiment import processor
+from medkd.claims.accounting import processor
 from medkd.claims.page import markdown
 from medkd.config.load import parse_recipe
 from medkd.config.recipe import Recipe

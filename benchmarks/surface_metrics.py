@@ -23,7 +23,7 @@ from medpy.metric import binary as medpy
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 
-from medkd.claims.experiment import processor
+from medkd.claims.accounting import processor
 from medkd.claims.page import markdown
 from medkd.metrics.overlap import dice
 from medkd.metrics.surface import surface_distances

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from medkd.claims import bcp_acdc, bcp_hippocampus
+from medkd.claims.accounting import images, list_hash
 from medkd.claims.bcp import experiment_on
 from medkd.claims.bcp_acdc import ARMS, acdc_recipe
 from medkd.claims.bcp_hippocampus import hippocampus_recipe
-from medkd.claims.experiment import Run, images, list_hash
+from medkd.claims.experiment import Run
 from medkd.claims.relabel import relabelled
 from medkd.cli.app import run
 from medkd.config.load import load_recipe
@@ -148,7 +149,7 @@ def test_relabelling_refuses_to_leave_a_label_out(acdc: Dataset, tmp_path: Path)
 
 
 def test_the_network_of_a_seed_is_one(acdc: Dataset) -> None:
-    from medkd.claims.experiment import parameter_hash
+    from medkd.claims.accounting import parameter_hash
 
     hashes = {parameter_hash(network_maker(acdc_recipe(arm, DATA, 1), acdc)(0)) for arm in ARMS}
     assert len(hashes) == 1

@@ -10,17 +10,8 @@ import pytest
 import torch
 
 from medkd.claims import experiment as module
-from medkd.claims.experiment import (
-    Run,
-    finished,
-    make,
-    parameter_hash,
-    read_lines,
-    recipe_hash,
-    run_folder,
-    run_missing,
-    timed,
-)
+from medkd.claims.accounting import parameter_hash, recipe_hash, timed
+from medkd.claims.experiment import Run, finished, make, read_lines, run_folder, run_missing
 from medkd.claims.reproduce import reproduce
 from medkd.data.dataset import read_dataset
 from medkd.engine.checkpoint import load_state
