@@ -110,8 +110,8 @@ def main() -> None:
         "# Largest components of pseudo-labels",
         f"`{command}{' --device cuda' if cuda else ''}` wrote this page. torch {torch.__version__}, {where}, "
         f"{arguments.threads} thread(s), load {os.getloadavg()[0]:.1f}; median of {arguments.rounds} rounds, all "
-        "in turn: read the ratios. A loop calls skimage or cc3d for one image and class at a time, as BCP's reference does; "
-        "torch path: the one for GPUs, here on the same device for comparison.",
+        "in turn: read the ratios. A loop calls skimage or cc3d for one image and class at a time, as BCP's reference "
+        "does; torch path: the one for GPUs, here on the same device for comparison.",
     ]
     for shape, smooth in (((12, 256, 256), 6.0), ((2, 112, 112, 80), 4.0)):
         rows = compare(blobs(shape, smooth).to(arguments.device), contenders(), arguments.rounds)

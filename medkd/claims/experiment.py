@@ -63,8 +63,8 @@ class Experiment:
     dataset(run, work): the dataset folder of a run, made under `work` if need be. comparisons: (better, worse) arms
     that the claim speaks of. caveat: what must be said beside every number. source: hash of the split of the data.
     aims: what was wanted, for the page to judge. credit: of whom the pictures show scans. shared: whether these
-    pictures may stand in a repository. watched: runs whose pseudo-labels are scored against hidden labels. pictured: runs whose
-    scans are drawn.
+    pictures may stand in a repository. watched: runs whose pseudo-labels are scored against hidden labels.
+    pictured: runs whose scans are drawn.
     """
 
     name: str
