@@ -135,7 +135,7 @@ def _aims(experiment: Experiment, lines: Sequence[Line]) -> str:
     dice = {arm: {line["seed"]: line["dice_best"] for line in _of(lines, arm)} for arm in experiment.arms}
     words = []
     for aim in experiment.aims:
-        mine, other = dice[aim.arm], dice[aim.over] if aim.over else None
+        mine, other = dice.get(aim.arm, {}), dice.get(aim.over, {}) if aim.over else None
         found = [
             value - (other[seed] if other else 0.0) for seed, value in mine.items() if other is None or seed in other
         ]
