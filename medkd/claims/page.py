@@ -99,7 +99,7 @@ def _setting(experiment: Experiment, lines: Sequence[Line]) -> str:
         )
     starts = {(line["seed"], line.get("start_weights")) for line in lines}
     alike = "the same parameters" if len(starts) == len({seed for seed, _ in starts}) else "DIFFERENT parameters"
-    return f"{text} Arms of one seed start from {alike} and read the same labelled samples."
+    return f"{text} Arms of one seed start from {alike} and read one stream of labelled samples."
 
 
 def _table(experiment: Experiment, lines: Sequence[Line]) -> str:
