@@ -170,6 +170,7 @@ def make(experiment: Experiment, run: Run, work: Path, console: Console | None) 
         "cpu_seconds": None if clock.cpu is None else round(clock.cpu - watched["cpu_seconds"], 1),
         "sessions": clock.sessions,
         "selected_at": [recipe.phases[-1].name, selection.step],
+        "candidate": recipe.phases[-1].candidate,
         "validation_dice": selection.score,
     }
     for weights in ("best", "last"):

@@ -39,15 +39,16 @@ def write_page(experiment: Experiment, lines: Sequence[Line], out: Path, more: s
     if lines:
         dice = {arm: [line["dice_best"] for line in _of(lines, arm)] for arm in experiment.arms}
         (folder / "arms.png").write_bytes(arms_figure({arm: values for arm, values in dice.items() if values}))
-        curves = {f"{line['arm']}": line["validation"] for line in lines if line["seed"] == 0 and "validation" in line}
+        first = [line for line in lines if line["seed"] == 0 and "validation" in line]
+        curves = {line["arm"]: line["validation"] for line in first}
         if curves:
-            (folder / "curves.png").write_bytes(compare_curves(curves))
+            shipped = {line["arm"]: line["candidate"] for line in first}
+            (folder / "curves.png").write_bytes(compare_curves(curves, shipped=shipped))
         hidden = {arm: rows for arm, rows in curves.items() if any("teacher/hidden_dice" in row for row in rows)}
         if hidden:
-            shown = dict.fromkeys(hidden, "teacher")
-            (folder / "pseudo_labels.png").write_bytes(
-                compare_curves(hidden, "hidden_dice", shown, "Dice of pseudo-labels")
-            )
+            teachers = dict.fromkeys(hidden, "teacher")
+            drawn = compare_curves(hidden, "hidden_dice", teachers, "Dice of pseudo-labels")
+            (folder / "pseudo_labels.png").write_bytes(drawn)
     write_whole(out / f"{experiment.name}.md", page(experiment, lines, folder) + more)
 
 
@@ -69,8 +70,9 @@ def page(experiment: Experiment, lines: Sequence[Line], folder: Path) -> str:
     parts.append(
         "Dice on each scan's own grid, mean over scans, then over classes; mean ± sd over seeds. *best*: the "
         "checkpoint with the best validation Dice, *last*: the last one of the same run. missed: structures of which "
-        "nothing was predicted, over all seeds; they count 0 in Dice and are left out of HD95. Images: what the "
-        "student passed over in training. Minutes of wall and of processor time with validation, without hidden labels."
+        "nothing was predicted, over all seeds; they count 0 in Dice and are left out of HD95. Images: passed "
+        "over in training, the same number an update for every arm's student; the published pipeline pastes one way in "
+        "stage 1 and sees half as many there. Minutes of wall and of processor time with validation, without hidden labels."
     )
     parts.append(f"**Verdict.** {result['verdict']}.")
     parts += [_aims(experiment, lines), _differences(result), *_figures(experiment, folder)]
@@ -108,7 +110,7 @@ def _table(experiment: Experiment, lines: Sequence[Line]) -> str:
     distance = next((m for m in scored.get("mean", {}) if m.startswith("hd95")), None)
     heads = ["arm", "seeds", "Dice (best)", *classes, "Dice (last)"]
     heads += [_unit(distance)] if distance else []
-    heads += ["missed", "images", "min", "CPU min"]
+    heads += ["missed", "student images", "teacher images", "min", "CPU min"]
     rows = []
     for arm in experiment.arms:
         runs = _of(lines, arm)
@@ -121,7 +123,8 @@ def _table(experiment: Experiment, lines: Sequence[Line]) -> str:
         if distance:
             row.append(_spread(runs, lambda r: r["scores_best"]["mean"][distance], 1))
         row.append(str(sum(r["missed_best"] for r in runs)))
-        row.append(" or ".join(sorted({f"{r['student_images']:,}" for r in runs if "student_images" in r})) or NONE)
+        for images in ("student_images", "teacher_images"):
+            row.append(" or ".join(sorted({f"{r[images]:,}" for r in runs if images in r})) or NONE)
         row.append(_spread(runs, lambda r: r["seconds"] / 60, 1))
         row.append(_spread(runs, lambda r: r["cpu_seconds"] / 60 if r.get("cpu_seconds") else None, 1))
         rows.append(row)
