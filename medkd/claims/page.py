@@ -71,8 +71,7 @@ def page(experiment: Experiment, lines: Sequence[Line], folder: Path) -> str:
         "Dice on each scan's own grid, mean over scans, then over classes; mean ± sd over seeds. *best*: the "
         "checkpoint with the best validation Dice, *last*: the last one of the same run. missed: structures of which "
         "nothing was predicted, over all seeds; they count 0 in Dice and are left out of HD95. Images: passed "
-        "over in training, the same number an update for every arm's student; the published pipeline pastes one way in "
-        "stage 1 and sees half as many there. Minutes of wall and of processor time with validation, without hidden labels."
+        "over in training. Minutes of wall and of processor time with validation, without hidden labels."
     )
     parts.append(f"**Verdict.** {result['verdict']}.")
     parts += [_aims(experiment, lines), _differences(result), *_figures(experiment, folder)]

@@ -43,7 +43,8 @@ def line() -> Callable[..., dict[str, object]]:
         return {
             "arm": arm, "seed": seed, "budget": budget, "seconds": 600.0, "cpu_seconds": 590.0, "sessions": 1,
             "dice_best": dice, "dice_last": dice - 0.01, "missed_best": 2, "missed_last": 3, "scores_best": scores,
-            "student_images": 18000, "teacher_images": 14400, "candidate": "student", "start_weights": f"hash{seed}", "load": [1.0, 1.1], "threads": 1,
+            "student_images": 18000, "teacher_images": 14400,
+            "candidate": "student", "start_weights": f"hash{seed}", "load": [1.0, 1.1], "threads": 1,
             "validation": [{"kind": "validation", "global_step": 100, "student/dice": dice}], **more,
         }  # fmt: skip
 
