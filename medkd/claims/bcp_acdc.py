@@ -80,7 +80,10 @@ ARMS: dict[str, Arm] = {
     ),
     "labelled_copy_paste": Arm("BCP's stage 1 for the whole length", (_STAGE_1,)),
     "mean_teacher": Arm("Mean Teacher, 6 labelled and 6 unlabelled images", ({"kind": "mean_teacher"},), _SIX),
-    "bcp_faithful": Arm("BCP, the published pipeline, which pastes one way in stage 1 (half the images there)", (_STAGE_1_PUBLISHED, _FAITHFUL), PUBLISHED),
+    "bcp_faithful": Arm(
+        "BCP, the published pipeline, which pastes one way in stage 1 (half the images there)",
+        (_STAGE_1_PUBLISHED, _FAITHFUL), PUBLISHED,
+    ),
     "bcp_faithful_twin": Arm(
         "its twin: box side 0 in both stages, all else equal",
         (_STAGE_1_PUBLISHED | _NO_BOX, _FAITHFUL | _NO_BOX), PUBLISHED,
