@@ -5,16 +5,18 @@
 The loop is what BCP's reference does with a batch: each image and class to skimage by itself (and to cc3d, if it is
 there); on a GPU it includes the copy to the host and back. All contenders run in turn, round by round, so that a busy
 machine slows all of them alike: read the ratios, not the milliseconds. Results are compared before anything is timed.
+Writes docs/results/components.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import platform
+import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ from scipy import ndimage
 from skimage.measure import label as skimage_label
 from torch import Tensor
 
+from medkd.claims.accounting import processor
+from medkd.claims.page import markdown
 from medkd.data.components import _largest_on_device, largest_component
 
 CLASSES = 4
@@ -71,7 +75,8 @@ def contenders() -> dict[str, Callable[[Tensor], Tensor]]:
     return runs
 
 
-def compare(labels: Tensor, runs: dict[str, Callable[[Tensor], Tensor]], rounds: int) -> None:
+def compare(labels: Tensor, runs: dict[str, Callable[[Tensor], Tensor]], rounds: int) -> list[list[str]]:
+    """Routine, median milliseconds, ratio to medkd (10th to 90th percentile), and whether the result is the loop's."""
     expected = runs["skimage loop"](labels)
     different = [name for name, run in runs.items() if not torch.equal(run(labels), expected)]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -82,11 +87,12 @@ def compare(labels: Tensor, runs: dict[str, Callable[[Tensor], Tensor]], rounds:
             if labels.is_cuda:
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - start)
+    rows = []
     for name, times in seconds.items():
         low, middle, high = np.percentile(np.divide(times, seconds["medkd"]), (10, 50, 90))
-        note = "   OTHER RESULT" if name in different else ""
-        milliseconds = 1e3 * statistics.median(times)
-        print(f"  {name:13s}{milliseconds:9.1f} ms   {middle:6.2f} x medkd ({low:.2f} to {high:.2f}){note}")
+        same = "**other result**" if name in different else "same"
+        rows.append([name, f"{1e3 * statistics.median(times):.1f}", f"{middle:.2f} ({low:.2f} to {high:.2f})", same])
+    return rows
 
 
 def main() -> None:
@@ -94,14 +100,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "results")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     cuda = torch.device(arguments.device).type == "cuda"
-    where = torch.cuda.get_device_name() if cuda else f"{platform.processor() or platform.machine()} CPU"
-    print(f"torch {torch.__version__}, {where}, {arguments.threads} thread(s), median of {arguments.rounds} rounds")
+    where = torch.cuda.get_device_name() if cuda else f"{processor()}, {os.cpu_count()} cores"
+    command = f"python benchmarks/components.py --rounds {arguments.rounds} --threads {arguments.threads}"
+    parts = [
+        "# Largest components of pseudo-labels",
+        f"`{command}{' --device cuda' if cuda else ''}` wrote this page. torch {torch.__version__}, {where}, "
+        f"{arguments.threads} thread(s), load {os.getloadavg()[0]:.1f}; median of {arguments.rounds} rounds, all "
+        "in turn: read the ratios. A loop calls skimage or cc3d for one image and class at a time, as BCP's reference "
+        "does; torch path: the one for GPUs, here on the same device for comparison.",
+    ]
     for shape, smooth in (((12, 256, 256), 6.0), ((2, 112, 112, 80), 4.0)):
-        print(f"\n{'x'.join(map(str, shape))}, {CLASSES} classes")
-        compare(blobs(shape, smooth).to(arguments.device), contenders(), arguments.rounds)
+        rows = compare(blobs(shape, smooth).to(arguments.device), contenders(), arguments.rounds)
+        heads = ["routine", "ms", "times medkd", "result"]
+        parts += [f"{' x '.join(map(str, shape))}, {CLASSES} classes", markdown(heads, rows)]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "components.md").write_text("\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,104 +1,58 @@
-"""The phantom experiment of BCP: all arms, several seeds, and a verdict in words that may be a refusal of the claim."""
+"""The claim of BCP: which experiment the data calls for, what its finished runs say, and a verdict in words that may be
+a refusal."""
 
 from __future__ import annotations
 
-import json
-import platform
-import shutil
-import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from rich.console import Console
 
-from medkd.data.phantom import PhantomOptions, write_cohort
-from medkd.runs.evaluate import evaluate
-from medkd.runs.phantom import ARMS, PRETRAIN, SELFTRAIN, SIZE, phantom_recipe
-from medkd.runs.prepare import prepare
-from medkd.runs.train import train
-
-LABELLED = 2
+from medkd.claims import bcp_acdc, bcp_hippocampus
+from medkd.claims.bcp_phantom import phantom
+from medkd.claims.experiment import Experiment, Line
+from medkd.data.dataset import read_dataset
+from medkd.errors import InputError
 
 
-def reproduce(
-    out: Path,
-    seeds: int,
-    *,
-    arms: tuple[str, ...] = tuple(ARMS),
-    pretrain: int = PRETRAIN,
-    selftrain: int = SELFTRAIN,
-    console: Console | None = None,
-) -> dict[str, Any]:
-    """Run every arm on `seeds` cohorts; one JSON line a finished run in `runs.jsonl`, which a re-run skips."""
-    out.mkdir(parents=True, exist_ok=True)
-    lines = out / "runs.jsonl"
-    budget = f"{pretrain}+{selftrain}"
-    for seed in range(seeds):
-        finished = {r["arm"] for r in read_lines(lines) if (r["seed"], r["budget"]) == (seed, budget)}
-        missing = [arm for arm in arms if arm not in finished]
-        if not missing:
-            continue
-        folder = out / f"seed_{seed}"
-        dataset = cohort(folder, seed)
-        for arm in missing:
-            if console:
-                console.print(f"seed {seed}, {arm}")
-            row = run_arm(arm, dataset, seed, folder / arm, pretrain, selftrain, console)
-            with lines.open("a") as file:
-                file.write(json.dumps(row | {"budget": budget}) + "\n")
-        shutil.rmtree(folder)
-    return summarise(read_lines(lines), seeds, budget)
+def experiment_on(data: Path | None, seeds: int) -> Experiment:
+    """The experiment for a dataset folder, told by its classes; on generated patients without one."""
+    if data is None:
+        return phantom(seeds)
+    dataset = read_dataset(data)
+    if dataset.classes == bcp_acdc.CLASSES:
+        return bcp_acdc.acdc(dataset, seeds)
+    if dataset.classes == bcp_hippocampus.CLASSES:
+        return bcp_hippocampus.hippocampus(dataset, seeds)
+    raise InputError(
+        f"{data} has the classes {', '.join(dataset.classes)}; there is an experiment for ACDC "
+        f"({', '.join(bcp_acdc.CLASSES)}) and for the hippocampus task ({', '.join(bcp_hippocampus.CLASSES)})"
+    )
 
 
-def cohort(folder: Path, seed: int) -> Path:
-    """A generated cohort and its dataset folder."""
-    dataset = folder / "dataset"
-    if not (dataset / "dataset.yaml").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        write_cohort(folder / "source", PhantomOptions(labelled=LABELLED, seed=seed, size=SIZE))
-        prepare(
-            folder / "source", dataset, table=folder / "source" / "cases.csv", classes=("background", "rv", "myo", "lv")
-        )
-    return dataset
-
-
-def run_arm(
-    arm: str, dataset: Path, seed: int, folder: Path, pretrain: int, selftrain: int, console: Console | None
-) -> dict[str, Any]:
-    """Train and evaluate one arm; its line for the record."""
-    started = time.perf_counter()
-    recipe = phantom_recipe(arm, dataset, seed, pretrain, selftrain)
-    train(recipe, folder, overwrite=True, console=console)
-    seconds = time.perf_counter() - started
-    row: dict[str, Any] = {"arm": arm, "seed": seed, "seconds": round(seconds, 1)}
-    for weights in ("best", "last"):
-        scores = evaluate(folder, dataset, "test", weights=weights, pictures=False).summary["mean_over_classes"]
-        row[f"dice_{weights}"] = scores["metrics"]["dice"]["mean"]
-        row[f"missed_{weights}"] = scores["missed"]
-    return row
-
-
-def summarise(rows: list[dict[str, Any]], seeds: int, budget: str) -> dict[str, Any]:
+def summarise(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Any]:
     """Mean and sd over the finished seeds of every arm, the runs still missing, and the verdict."""
-    done: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in ARMS}
-    for row in rows:
-        if row["budget"] == budget and row["seed"] < seeds and row["arm"] in done:
-            done[row["arm"]][row["seed"]] = row
+    done: dict[str, dict[int, Line]] = {arm: {} for arm in experiment.arms}
+    for line in lines:
+        done[line["arm"]][line["seed"]] = line
+    machine = ("processor", "cores", "threads", "torch", "medkd")
     return {
         "claim": "bcp",
-        "seeds": seeds,
-        "budget": budget,
-        "labelled_patients": LABELLED,
-        "hardware": {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "experiment": experiment.name,
+        "command": experiment.command,
+        "seeds": experiment.seeds,
+        "budget": experiment.budget,
+        "labelled_patients": experiment.labelled,
+        "hardware": {key: sorted({str(line[key]) for line in lines if key in line}) for key in machine},
         "arms": {arm: _arm(runs) for arm, runs in done.items() if runs},
-        "missing": [f"{arm} seed {seed}" for arm, runs in done.items() for seed in range(seeds) if seed not in runs],
-        "verdict": verdict({arm: {s: r["dice_best"] for s, r in runs.items()} for arm, runs in done.items()}),
+        "missing": [str(run) for run in experiment.plan if run.seed not in done[run.arm]],
+        "differences": differences(experiment, {a: {s: r["dice_best"] for s, r in d.items()} for a, d in done.items()}),
+        "verdict": verdict(experiment, {a: {s: r["dice_best"] for s, r in d.items()} for a, d in done.items()}),
     }
 
 
-def _arm(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def _arm(runs: dict[int, Line]) -> dict[str, Any]:
     ordered = [runs[seed] for seed in sorted(runs)]
     dice = [run["dice_best"] for run in ordered]
     return {
@@ -112,16 +66,25 @@ def _arm(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def verdict(dice: dict[str, dict[int, float]]) -> str:
-    """The steps of the claim, each judged by its paired differences over the seeds that both arms have."""
-    parts = []
-    for better, worse in (("bcp", "self_training"), ("self_training", "labelled_only"), ("bcp", "labelled_only")):
+def differences(experiment: Experiment, dice: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
+    """Better minus worse of every comparison, by the seeds that both arms have finished."""
+    rows = []
+    for better, worse in experiment.comparisons:
         seeds = sorted(dice.get(better, {}).keys() & dice.get(worse, {}).keys())
+        by_seed = [round(dice[better][s] - dice[worse][s], 4) for s in seeds]
         if seeds:
-            difference = np.array([dice[better][s] - dice[worse][s] for s in seeds])
-            words = f"{judge(difference)} ({difference.mean():+.3f} Dice, {len(seeds)} seeds)"
-            parts.append(f"{better} over {worse}: {words}")
-    return "; ".join([*parts, "generated images, not evidence about patients"])
+            rows.append({"better": better, "worse": worse, "by_seed": by_seed, "words": judge(np.array(by_seed))})
+    return rows
+
+
+def verdict(experiment: Experiment, dice: Mapping[str, Mapping[int, float]]) -> str:
+    """The steps of the claim, each judged by its paired differences."""
+    parts = [
+        f"{row['better']} over {row['worse']}: {row['words']} ({np.mean(row['by_seed']):+.3f} Dice, "
+        f"{len(row['by_seed'])} seeds)"
+        for row in differences(experiment, dice)
+    ]
+    return "; ".join([*parts, experiment.caveat])
 
 
 def judge(difference: np.ndarray) -> str:
@@ -143,8 +106,3 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {arm} | {len(a['seeds'])} | {values} | {a['missed']} | {a['seconds']:.0f} |")
     missing = f"\n\nStill missing: {', '.join(result['missing'])}." if result["missing"] else ""
     return "\n".join(lines) + missing
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The finished runs so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -13,10 +13,16 @@ from medkd.errors import InputError
 
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="the claim, for example bcp")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="a dataset folder of ACDC or of the hippocampus task; else generated patients")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="how many seeds")] = 3,
     out: Annotated[Path, typer.Option(help="one JSON line a finished run; a re-run skips what is finished")] = Path(
         "reproduce"
     ),
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="write the page of the finished runs, run none")
+    ] = False,
     list_names: Annotated[bool, typer.Option("--list", help="list the claims")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
@@ -32,12 +38,13 @@ def reproduce(
 
     from rich.console import Console
 
-    from medkd.claims.bcp import reproduce as run
-    from medkd.claims.bcp import table
+    from medkd.claims.bcp import experiment_on, summarise, table
+    from medkd.claims.reproduce import reproduce as run
 
-    result = run(out / name, seeds, console=Console(stderr=True))
+    experiment = experiment_on(data, seeds)
+    result = summarise(experiment, run(experiment, out, page_only=page_only, console=Console(stderr=True)))
     if as_json:
         print(json.dumps(result, indent=1))
         return
     print(table(result))
-    print(f"verdict: {result['verdict']}")
+    print(f"verdict: {result['verdict']}\npage: {out / experiment.name}.md")

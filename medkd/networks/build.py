@@ -32,3 +32,8 @@ def encoder_levels(network: nn.Module) -> list[str]:
     if isinstance(network, BasicUNet):
         return ["conv_0", "down_1", "down_2", "down_3", "down_4"]
     return []
+
+
+def last_features(network: nn.Module) -> str | None:
+    """Path of the module whose output, one vector a pixel, the head classifies; None where it is not known."""
+    return "upcat_1" if isinstance(network, BasicUNet) else None

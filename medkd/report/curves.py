@@ -45,12 +45,16 @@ def training_curves(log_rows: Sequence[Row], metric: str = "dice") -> bytes:
 
 
 def compare_curves(
-    arms: Mapping[str, Sequence[Row]], metric: str = "dice", shipped: Mapping[str, str] | None = None
+    arms: Mapping[str, Sequence[Row]],
+    metric: str = "dice",
+    shipped: Mapping[str, str] | None = None,
+    words: str | None = None,
 ) -> bytes:
     """The validation metric of several runs in one panel, arm name -> log rows.
 
-    shipped: arm -> the candidate that ships; by default the first that its last validation names. An arm without any
-    value stays in the legend and says so. Raises InputError if no arm has one.
+    shipped: arm -> the candidate that ships; by default the first that its last validation names. words: what the
+    metric is, if not the validation's. An arm without any value stays in the legend and says so. Raises InputError if
+    no arm has one.
     """
     chosen: dict[str, str | None] = {}
     problems = []
@@ -72,7 +76,7 @@ def compare_curves(
         validated = [row for row in rows if row.get("kind") == "validation"]
         label = f"{arm} ({chosen[arm]})" if chosen[arm] else f"{arm} (no validation {metric})"
         _line(ax, validated, f"{chosen[arm]}/{metric}", number, label)
-    ax.set_ylabel(f"validation {metric}")
+    ax.set_ylabel(words or f"validation {metric}")
     _finish(figure, [ax], [])
     return png(figure)
 

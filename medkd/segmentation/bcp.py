@@ -34,6 +34,8 @@ class LabelledCopyPaste(Method):
         (x_a, x_b), (y_a, y_b) = halves(batch["labelled"].image), halves(batch["labelled"].labels)
         mask = self.mask(tuple(y_a.shape[1:]), ctx.generator("mask")).to(x_a.device)
         image, label = paste(x_a, x_b, mask), paste(y_a, y_b, mask)
+        if self.options.both_directions:
+            image, label = torch.cat([image, paste(x_b, x_a, mask)]), torch.cat([label, paste(y_b, y_a, mask)])
         if self.options.regional:
             return StepOutput(region_dice_ce(self.student(image), label, mask, 1.0, 1.0, self.options.dice))
         return StepOutput(ctx.task.supervised_loss(self.student(image), label))

@@ -91,6 +91,7 @@ class MaskOptions(MethodOptions):
 class LabelledCopyPasteOptions(MaskOptions):
     kind: Literal["labelled_copy_paste"] = "labelled_copy_paste"
     regional: bool = Field(True, description="regional loss, both weights 1 (ACDC); else the task's plain loss (LA)")
+    both_directions: bool = Field(False, description="each half also into the other: a composite a sample, not a pair")
 
     paper: ClassVar[str] = "BCP stage 1 (Bai et al., CVPR 2023)"
     summary: ClassVar[str] = "labelled images pasted into labelled images"

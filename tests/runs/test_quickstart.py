@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import medkd.runs.quickstart as module
-from medkd.claims.bcp import judge, reproduce, table
 from medkd.cli.app import run
 from medkd.data.phantom import PhantomOptions
 from medkd.runs.phantom import ARMS, phantom_recipe
@@ -37,27 +36,6 @@ def test_the_quickstart_leaves_what_it_says(tmp_path: Path, monkeypatch: pytest.
     # a second one does not overwrite it unasked
     assert run(["quickstart", "--out", str(out)]) == 2
     assert json.loads((out / "summary.json").read_text()) == summary
-
-
-@pytest.mark.slow
-def test_reproduce_skips_what_is_finished(tmp_path: Path) -> None:
-    arms = ("labelled_only", "bcp")
-    first = reproduce(tmp_path, 1, arms=arms, pretrain=4, selftrain=4)
-    lines = (tmp_path / "runs.jsonl").read_text()
-    again = reproduce(tmp_path, 1, arms=arms, pretrain=4, selftrain=4)
-    assert (tmp_path / "runs.jsonl").read_text() == lines
-    assert first == again
-    assert set(first["arms"]) == set(arms)
-    assert "self_training seed 0" in first["missing"]
-    assert "one seed, no judgement" in first["verdict"]
-    assert "| bcp |" in table(first)
-
-
-def test_the_verdict_follows_the_numbers() -> None:
-    assert judge(np.array([0.05, 0.06, 0.04])) == "the direction holds"
-    assert judge(np.array([0.05, -0.06, 0.04])) == "within noise"
-    assert judge(np.array([-0.05, -0.06, -0.04])) == "does not hold here"
-    assert judge(np.array([0.5])) == "one seed, no judgement"
 
 
 @pytest.mark.parametrize("arm", ARMS)

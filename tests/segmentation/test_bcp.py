@@ -149,6 +149,28 @@ def test_labelled_copy_paste_regional_and_plain(unet, batches, context):
     assert plain.step("student", batch, ctx).loss.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
+def test_stage_1_in_both_directions_shows_every_pixel_of_every_sample(unet, batches, context, stored):
+    """Twice the composites of the published one direction: together they hold what the batch holds."""
+    batch, ctx = batches(), context()
+    one, both = (LabelledCopyPaste(unet(), LabelledCopyPasteOptions(both_directions=b)) for b in (False, True))
+    for method in (one, both):
+        method.student = stored(lambda image: image.repeat(1, 3, 1, 1))
+        method.step("student", batch, ctx)
+    (single,), (double,) = one.student.seen, both.student.seen
+    assert torch.equal(double[: len(single)], single)
+    first, second = double.chunk(2)
+    x_a, x_b = halves(batch["labelled"].image)
+    torch.testing.assert_close(first + second, x_a + x_b)
+    mask = one.mask((16, 16), ctx.generator("mask"))
+    torch.testing.assert_close(second[..., mask], x_b[..., mask])
+    alike = LabelledCopyPaste(unet(), LabelledCopyPasteOptions(both_directions=True)).eval()
+    x_a, x_b, y_a, y_b = *halves(batch["labelled"].image), *halves(batch["labelled"].labels)
+    images = torch.cat([paste(x_a, x_b, mask), paste(x_b, x_a, mask)])
+    labels = torch.cat([paste(y_a, y_b, mask), paste(y_b, y_a, mask)])
+    expected = region_dice_ce(alike.student(images), labels, mask, 1.0, 1.0)
+    assert alike.step("student", batch, ctx).loss.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
 def test_micro_batches_keep_every_pair_together(batches):
     batch = batches(size=8)["labelled"]
     whole = halves(batch.image)
