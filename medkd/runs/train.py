@@ -214,6 +214,8 @@ def _check_out(recipe: Recipe, out: Path, resume: bool, overwrite: bool) -> None
                 f"{out} was started with another recipe ({', '.join(changed)} differ); --resume needs the same one, "
                 f"{out / 'recipe.yaml'}"
             )
+        if not (out / "manifest.json").exists():
+            return  # killed before the first update
         threads = json.loads((out / "manifest.json").read_text())["hardware"]["threads"]
         if recipe.runtime.threads is None and threads != torch.get_num_threads():
             raise InputError(

@@ -163,9 +163,7 @@ def test_another_number_of_processes_is_refused_with_the_reason(tmp_path: Path) 
     run(tmp_path)
     made_by_two = load_state(tmp_path / "last.safetensors") | {"world": 2}
     save_state(tmp_path / "last.safetensors", made_by_two)
-    with pytest.raises(
-        InputError, match=r"the run was made by 2 processes, here are 1; .*depend on how a batch is"
-    ):
+    with pytest.raises(InputError, match=r"the run was made by 2 processes, here are 1; .*depend on how a batch is"):
         run(tmp_path, resume=True)
 
 
