@@ -28,12 +28,14 @@ STEPS = 3
 
 
 def plain(which: int | str) -> nn.Module:
-    """The network of the suite without normalisation, in float64."""
+    """The network of the suite without normalisation, in float64; its last layer is confident here and there."""
     made = network("instance", dropout=0.0)(which)
     for module in list(made.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.InstanceNorm2d):
                 setattr(module, name, nn.Identity())
+    with torch.no_grad():
+        made.final_conv.weight *= 10
     return made.double()
 
 
@@ -55,7 +57,6 @@ def trained(name: str) -> dict[str, Tensor]:
     """Everything in the method's state after the steps, and what was logged."""
     runtime = open_runtime(RuntimeOptions(device="cpu"), ranks=True)
     run = PhaseRun(prepared(name), plain, Task("sample_linear"), runtime, 0, Tracker(), {}, {}, 0)
-    run.step = 0
     for _ in range(STEPS):
         run.train_one()
     assert run.skipped == 0
