@@ -135,7 +135,7 @@ def _with_network(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any
 
 def mean(students: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """The mean of several lists of tensors, in float32 at least; a single list as it is."""
-    if len(students) == 1:
+    if len(students) == 1 or not students[0]:
         return list(students[0])
     sums = [t.to(torch.promote_types(t.dtype, torch.float32), copy=True) for t in students[0]]
     for others in students[1:]:

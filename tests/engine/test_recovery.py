@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,6 +69,30 @@ def test_two_broken_files_are_an_input_error_and_never_a_fresh_start(tmp_path: P
     with pytest.raises(InputError) as error:
         run(tmp_path, resume=True)
     assert [p.split()[0] for p in error.value.problems] == ["last.safetensors", "previous.safetensors", "no"]
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("broken", [("last",), ("last", "previous")])
+def test_resuming_never_runs_what_is_in_a_file(tmp_path: Path, broken: tuple[str, ...]) -> None:
+    run(tmp_path)
+    harm = tmp_path / "harm"
+    for name in broken:
+        torch.save({"w": Payload(harm)}, tmp_path / f"{name}.safetensors")
+    if len(broken) == 2:
+        with pytest.raises(InputError, match="never opened"):
+            run(tmp_path, resume=True)
+    else:
+        run(tmp_path, resume=True)
+    assert not harm.exists()
 
 
 def test_nothing_to_resume_is_a_fresh_start(tmp_path: Path) -> None:

@@ -150,6 +150,12 @@ def test_the_average_of_several_students_is_that_of_their_mean() -> None:
     assert int(teacher.network[1].num_batches_tracked) == 5
 
 
+def test_several_students_without_buffers() -> None:
+    teacher = EmaTeacher(nn.Linear(1, 1), 0.5)
+    teacher.update(nn.Linear(1, 1), nn.Linear(1, 1))
+    assert teacher.updates == 1
+
+
 def test_decay_may_be_a_schedule_of_the_updates() -> None:
     decays = [0.0, 0.5, 1.0, 0.25]
     teacher = EmaTeacher(network(0), lambda k: decays[k])
