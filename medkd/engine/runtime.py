@@ -142,10 +142,9 @@ class Runtime:
         dist.broadcast(length, 0)
         if int(length) < 0:
             return None
-        if data is None or not self.leads:
-            content = torch.empty(int(length), dtype=torch.uint8, device=self.device)
-        else:
-            content = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
+        content = torch.empty(int(length), dtype=torch.uint8, device=self.device)
+        if self.leads and data:
+            content.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         dist.broadcast(content, 0)
         return content.cpu().numpy().tobytes()
 

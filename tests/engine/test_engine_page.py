@@ -20,7 +20,7 @@ def test_the_method_of_the_page_runs_and_learns(capsys: pytest.CaptureFixture[st
     exec(compile(code, "docs/engine.md", "exec"), names)
     score, slope = map(float, re.findall(r"-?\d+\.\d+", capsys.readouterr().out))
     assert score > -1e-3
-    assert slope == pytest.approx(3.0, abs=0.01)
+    assert slope == pytest.approx(3.0, abs=0.05)
     again = names["fit"]([names["phase"]], names["network"], names["Line"](), ONE_PROCESS, seed=0)
     assert again.score == names["selection"].score
 
