@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import torch
 from medkd.config.load import parse_recipe
 from medkd.config.recipe import Recipe
 from medkd.data.phantom import CLASSES, PhantomOptions, write_cohort
+from medkd.engine.checkpoint import load_state
 from medkd.engine.runtime import ONE_PROCESS, Runtime
 from medkd.errors import InputError
+from medkd.inference.model_folder import load_model
 from medkd.runs.prepare import prepare
 from medkd.runs.streams import check_slices, held_out_cases
-from medkd.runs.train import build
+from medkd.runs.train import build, train
 
 TEACHER = {"name": "teach", "method": {"kind": "supervised"}, "steps": 2, "becomes": "teacher"}
 DISTIL = {"name": "distil", "method": {"kind": "tgeo_kd", "classes": 4}, "steps": 2}
@@ -75,6 +78,25 @@ def test_a_number_of_classes_that_is_not_the_datasets_is_refused(data: Path) -> 
     wrong = DISTIL | {"method": {"kind": "tgeo_kd", "classes": 2}}
     with pytest.raises(InputError, match=r"phases\.distil\.method\.classes is 2; the dataset has 4 classes"):
         build(recipe(data, [TEACHER, wrong]))
+
+
+def test_a_teacher_is_trained_and_distilled_from_end_to_end(data: Path, tmp_path: Path) -> None:
+    """And its model folder teaches another student."""
+    small = {"labelled": {"size": 4}, "held_out": {"size": 2}, "runtime": {"threads": 1}}
+    train(recipe(data, [TEACHER, DISTIL], **small), tmp_path / "run")
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    assert len(manifest["cases"]["held_out"]) == 1
+    assert set(manifest["cases"]["held_out"]) < set(manifest["cases"]["labelled"])
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert {"alpha", "loss_held_out", "loss_distillation"} <= {key for row in rows for key in row}
+    network = load_model(tmp_path / "run").network
+
+    made = recipe(data, [DISTIL], teacher=str(tmp_path / "run"), **small)
+    teacher = build(made).network("teacher")
+    assert all(torch.equal(v, network.state_dict()[k]) for k, v in teacher.state_dict().items())
+    train(made, tmp_path / "second")
+    state = load_state(tmp_path / "second/last.safetensors")
+    assert [name for name in state["method"] if name.startswith("teacher")] == ["teacher._extra_state"]
 
 
 @pytest.mark.parametrize("world", [2, 4])
