@@ -27,6 +27,7 @@ def test_verbs() -> None:
 def test_methods_and_claims() -> None:
     assert set(methods()) == {
         "supervised", "labelled_copy_paste", "self_training", "mean_teacher", "ua_mt", "cps", "unimatch", "bcp",
+        "tgeo_kd",
     }  # fmt: skip
     assert set(CLAIMS) == {"bcp"}
 
@@ -34,11 +35,11 @@ def test_methods_and_claims() -> None:
 def test_keys_of_a_recipe() -> None:
     assert set(Recipe.model_fields) == {
         "task", "data", "init", "seed", "preprocess", "network", "loss", "labelled", "unlabelled", "phases", "ship",
-        "save_every", "runtime",
+        "save_every", "runtime", "teacher", "held_out",
     }  # fmt: skip
     assert set(PhaseOptions.model_fields) == {
         "name", "method", "steps", "optimizer", "candidate", "hand_over", "carry_optimizer", "validate_every",
-        "accumulate",
+        "accumulate", "becomes", "optimizers",
     }  # fmt: skip
 
 

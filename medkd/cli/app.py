@@ -1,4 +1,7 @@
-"""The command `medkd`. Exit codes: 0 done, 1 the run failed, 2 the input was wrong (one readable message)."""
+"""The command `medkd`.
+
+Exit codes: 0 done, 1 the run failed, 2 the input was wrong (one readable message), 3 stopped on request and saved.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +51,12 @@ def run(arguments: list[str] | None = None) -> int:
             print("\n".join(f"- {line}" for line in lines), file=sys.stderr)
         return 2
     except RuntimeError as error:
-        from medkd.engine.fit import TrainingError
+        from medkd.engine.recovery import TrainingError
+        from medkd.engine.signals import Stopped
 
+        if isinstance(error, Stopped):
+            print(error, file=sys.stderr)
+            return 3
         if not isinstance(error, TrainingError):
             raise
         print(f"failed: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="continue a killed run exactly")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="delete the run that is there")] = False,
 ) -> None:
-    """Train a recipe on a prepared dataset."""
+    """Train a recipe on a prepared dataset. Several processes: torchrun --nproc-per-node N -m medkd train ...
+
+    SIGTERM and Ctrl-C end it after the current step with a checkpoint and exit code 3.
+    """
     from medkd.config.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
@@ -26,6 +30,8 @@ def train(
 
     console = Console(stderr=True)
     selection = run(loaded, out, resume=resume, overwrite=overwrite, console=console)
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun the first process speaks
     print(f"validation Dice {selection.score:.4f} at step {selection.step} of the last phase")
     print(f"model:  {out / 'model'}\nreport: {out / 'report.html'}")
     print(f"next:   medkd evaluate {out} --data {loaded.data} --split test")

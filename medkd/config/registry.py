@@ -6,13 +6,14 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from medkd.distill.tgeo_kd_options import TgeoKdOptions
+from medkd.engine.options import MethodOptions
 from medkd.networks.options import NetworkOptions
 from medkd.segmentation.options import (
     BcpOptions,
     CpsOptions,
     LabelledCopyPasteOptions,
     MeanTeacherOptions,
-    MethodOptions,
     SelfTrainingOptions,
     SupervisedOptions,
     UaMtOptions,
@@ -27,7 +28,8 @@ MethodUnion = Annotated[
     | UaMtOptions
     | CpsOptions
     | UniMatchOptions
-    | BcpOptions,
+    | BcpOptions
+    | TgeoKdOptions,
     Field(discriminator="kind"),
 ]
 

@@ -19,8 +19,10 @@ from medkd.engine.randomness import Draws
 class ArrayStream:
     """Batches from `arrays`: the samples of a step, cropped to `patch` (padded with zeros where smaller), augmented.
 
-    The batch of a step depends on (seed, name, step) alone. foreground: share of the batch, its last samples, that is
-    centred on a random voxel of a random class present (labelled streams; nnU-Net's oversampling).
+    The batch of a step depends on (seed, name, step) alone. cases: the ids of those it reads, or None for all.
+    rank, world: prepare only that slice of the batch, the rank-th of `world` equal ones.
+    foreground: share of the batch, its last samples, that is centred on a random voxel of a random class present
+    (labelled streams; nnU-Net's oversampling).
     """
 
     arrays: TrainingArrays
@@ -32,18 +34,23 @@ class ArrayStream:
     seed: int
     device: torch.device
     foreground: float = 0.0
+    cases: frozenset[str] | None = None
+    rank: int = 0
+    world: int = 1
 
     def batch(self, global_step: int) -> Batch:
-        draws = Draws((self.seed, global_step, self.name), self.size)
-        pool = self.arrays.samples(self.labelled)
-        chosen = pool[indices(self.seed, self.name, len(pool), self.size, global_step)]
+        size = self.size // self.world
+        first = self.rank * size
+        draws = Draws((self.seed, global_step, self.name), size, first, self.size)
+        pool = self._pool()
+        chosen = pool[indices(self.seed, self.name, len(pool), self.size, global_step)[first : first + size]]
         corner = draws.uniform("crop", len(self.patch)).numpy()
         forced = {}
-        for row in range(round(self.size * (1 - self.foreground)), self.size):
+        for row in range(max(0, round(self.size * (1 - self.foreground)) - first), size):
             chosen[row], forced[row] = self._foreground_sample(pool, draws, row, int(chosen[row]))
 
-        image = np.zeros((self.size, self.arrays.channels, *self.patch), np.float16)
-        label = np.zeros((self.size, *self.patch), np.uint8)
+        image = np.zeros((size, self.arrays.channels, *self.patch), np.float16)
+        label = np.zeros((size, *self.patch), np.uint8)
         for row, sample in enumerate(chosen):
             shape = self.arrays.shape[sample]
             start = self._start(shape, corner[row], forced.get(row))
@@ -60,6 +67,14 @@ class ArrayStream:
         images, labels = apply_view(images, labels, view)
         names = tuple(self.arrays.cases[self.arrays.case[s]].id for s in chosen)
         return Batch(images, labels, names, draws, view)
+
+    def _pool(self) -> np.ndarray:
+        """The samples the stream draws from."""
+        pool = self.arrays.samples(self.labelled)
+        if self.cases is None:
+            return pool
+        wanted = np.array([case.id in self.cases for case in self.arrays.cases], dtype=bool)
+        return pool[wanted[self.arrays.case[pool]]]
 
     def _start(self, shape: np.ndarray, corner: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
         room = np.maximum(shape - np.array(self.patch), 0)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from medkd.errors import InputError
@@ -22,30 +22,66 @@ from medkd.errors import InputError
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to `path`: to a temporary file first, flushed to disk, then renamed over the old one."""
-    tensors: dict[str, Tensor] = {}
-    skeleton = json.dumps(_pack(state, "", tensors))
-    data = save(tensors, metadata={"state": skeleton})
-    temporary = path.with_name(path.name + ".partial")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, pack_state(state)).replace(path)
+    sync_folder(path.parent)
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read what `save_state` wrote, tensors on the CPU. Raises InputError for anything else; executes nothing."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        state: dict[str, Any] = _unpack(json.loads(metadata["state"]), tensors)
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
-        raise InputError(
-            f"{path.name} is not a whole medkd checkpoint ({error}); allowed: a .safetensors file that medkd wrote. "
-            "Files in other formats (.pt, .pth, pickles) are never opened, because opening them can run code"
-        ) from None
+        data = path.read_bytes()
+    except OSError as error:
+        raise _not_ours(path.name, error) from None
+    return unpack_state(data, path.name)
+
+
+def pack_state(state: dict[str, Any]) -> bytes:
+    """A state as the bytes of a safetensors file. Raises TypeError for what is neither tensor nor JSON."""
+    tensors: dict[str, Tensor] = {}
+    skeleton = json.dumps(_pack(state, "", tensors))
+    return save(tensors, metadata={"state": skeleton})
+
+
+def unpack_state(data: bytes, name: str) -> dict[str, Any]:
+    """What `pack_state` was given, tensors on the CPU. Raises InputError for anything else; executes nothing."""
+    try:
+        tensors = load(data)  # checks the whole layout
+        length = int.from_bytes(data[:8], "little")
+        skeleton = json.loads(data[8 : 8 + length])["__metadata__"]["state"]
+        state: dict[str, Any] = _unpack(json.loads(skeleton), tensors)
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise _not_ours(name, error) from None
     return state
+
+
+def write_whole(path: Path, data: bytes) -> Path:
+    """Write `data` beside `path` and flush it to disk; return the temporary file, which goes if that fails."""
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk: a rename is safe from a power cut only then."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _not_ours(name: str, error: Exception) -> InputError:
+    return InputError(
+        f"{name} is not a whole medkd checkpoint ({error}); allowed: a .safetensors file that medkd wrote. "
+        "Files in other formats (.pt, .pth, pickles) are never opened, because opening them can run code"
+    )
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -2,10 +2,10 @@
 
     for each phase:                      a method is built around the network the last phase handed over
         for each step:
-            for each turn of the method: batch -> loss -> backward -> check -> clip -> optimiser step
+            for each turn of the method: batch -> loss -> backward -> sum over ranks -> check -> clip -> optimiser step
             after_step                   teachers and banks, only if the step was real
             log, validate, save
-        hand over the best (or the last) candidate
+        hand over the best (or the last) candidate, by name
 
 `fit` keeps no global state: it can be called again and again in one process and gives the same numbers.
 """
@@ -14,19 +14,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medkd.engine.checkpoint import load_module, load_state, save_state
+from medkd.engine.checkpoint import load_module
 from medkd.engine.method import Batch, Method, StepContext
-from medkd.engine.phases import Phase
+from medkd.engine.phases import Networks, Phase
 from medkd.engine.randomness import seeded
+from medkd.engine.recovery import Checkpoints, TrainingError
 from medkd.engine.runtime import Runtime
+from medkd.engine.selection import Selection, snapshot
+from medkd.engine.signals import Stopped, StopRequest
 from medkd.engine.task import Task
 from medkd.engine.tracking import Clock, Tracker
 from medkd.errors import InputError
@@ -34,30 +36,13 @@ from medkd.errors import InputError
 LOG_EVERY = 20
 VALIDATION_CASES_BEFORE_TRAINING = 2
 NON_FINITE_IN_A_ROW = 3
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on (exit code 1)."""
-
-
-@dataclass
-class Selection:
-    """The weights of one phase's candidate: the best on validation, and the last."""
-
-    score: float = float("-inf")
-    step: int = 0
-    best: dict[str, Tensor] = field(default_factory=dict)
-    last: dict[str, Tensor] = field(default_factory=dict)
-
-    def offer(self, network: nn.Module, score: float, step: int) -> None:
-        score = float("-inf") if math.isnan(score) else score
-        if score > self.score or not self.best:
-            self.score, self.step, self.best = score, step, snapshot(network)
+Handed = dict[str, dict[str, Tensor]]
+"""Weights that phases handed over: `student` for the next phase alone, other names for all later ones."""
 
 
 def fit(
     phases: Sequence[Phase],
-    network: Callable[[int], nn.Module],
+    network: Networks,
     task: Task,
     runtime: Runtime,
     seed: int,
@@ -66,37 +51,46 @@ def fit(
     resume: bool = False,
     tracker: Tracker | None = None,
     save_every: int = 200,
+    stop: StopRequest | None = None,
 ) -> Selection:
     """Train the phases in order; return the weights of the last phase's candidate.
 
-    network(i) makes the i-th network of a method, always with the same weights for the same i.
-    out: folder for last.safetensors. resume: continue from it, bit for bit on a CPU at the same thread count.
+    network(i) makes the i-th network of a method, always with the same weights for the same i; network(name) a trained
+    one, for methods that ask for it (`Networks`).
+    out: folder of the checkpoints. resume: continue from the newest, bit for bit on a CPU at the same thread count and
+    world size. stop: when it is requested, the run saves after the step and raises Stopped.
     """
-    tracker = tracker or Tracker()
-    saved = load_state(out / "last.safetensors") if out and resume and (out / "last.safetensors").exists() else None
+    tracker, stop = tracker or Tracker(), stop or StopRequest()
+    checkpoints = Checkpoints(out, runtime, tracker)
+    saved = checkpoints.newest() if resume else None
     tracker.rewind(saved["global_step"] if saved else 0)
     first = saved["phase"] if saved else 0
-    handed: dict[str, Tensor] = {}
+    handed: Handed = saved.get("handed", {}) if saved else {}
     optimizers_before: dict[str, Any] = {}
     selection = Selection()
     for number, phase in enumerate(phases):
         if number < first:
             continue
         offset = sum(p.steps for p in phases[:number])
-        run = PhaseRun(phase, network, task, runtime, seed, tracker, handed, optimizers_before, offset)
+        run = PhaseRun(phase, network, task, runtime, seed, tracker, handed, optimizers_before, offset, stop)
         if saved and number == first:
             run.restore(saved)
         elif number == 0:
             task.evaluate(run.method.candidates()[phase.candidate], VALIDATION_CASES_BEFORE_TRAINING)
         while run.step < phase.steps:
             run.train_one()
+            if run.stopping:
+                stop.answer()
             due = run.step == phase.steps
             if due or run.step % phase.validate_every == 0:
                 run.validate()
-            if out and (due or run.step % save_every == 0):
-                save_state(out / "last.safetensors", {"phase": number, **run.state()})
+            if due or run.stopping or run.step % save_every == 0:
+                checkpoints.save({"phase": number, "handed": handed, **run.state()})
+            if run.stopping:
+                raise Stopped(f"stopped on request after step {run.step} of phase {phase.name}")
         selection = run.finish()
-        handed = selection.best if phase.hand_over == "best" else selection.last
+        weights = selection.best if phase.hand_over == "best" else selection.last
+        handed = {name: w for name, w in handed.items() if name != "student"} | {phase.becomes: weights}
         optimizers_before = {turn: o.state_dict() for turn, o in run.optimizers.items()}
     return selection
 
@@ -107,27 +101,33 @@ class PhaseRun:
     def __init__(
         self,
         phase: Phase,
-        network: Callable[[int], nn.Module],
+        network: Networks,
         task: Task,
         runtime: Runtime,
         seed: int,
         tracker: Tracker,
-        handed: dict[str, Tensor],
+        handed: Handed,
         optimizers_before: dict[str, Any],
         offset: int,
+        stop: StopRequest | None = None,
     ):
-        def start(index: int) -> nn.Module:
-            made = network(index).to(runtime.device)
-            if index == 0 and handed:
-                load_module(made, handed, f"what {phase.name} starts from")
+        def start(which: int | str) -> nn.Module:
+            made = runtime.place(network(which))
+            name = which if isinstance(which, str) else "student" if which == 0 else ""
+            if name in handed:
+                what = "what" if name == "student" else f"the {name} that"
+                load_module(made, handed[name], f"{what} {phase.name} starts from")
             return made
 
         self.phase, self.task, self.runtime, self.seed, self.tracker = phase, task, runtime, seed, tracker
-        self.offset = offset
+        self.offset, self.stop, self.stopping = offset, stop or StopRequest(), False
         with seeded(seed, "build", phase.name):
             self.method: Method = phase.build(start).to(runtime.device).train()
+        runtime.same_everywhere(self.method)
+        runtime.compiled(self.method.student)
         turns = dict.fromkeys(self.method.turns)
-        self.optimizers = {turn: phase.optimizer.build(self.method.trainable(turn)) for turn in turns}
+        self.options = {turn: phase.optimizers.get(turn, phase.optimizer) for turn in turns}
+        self.optimizers = {turn: o.build(self.method.trainable(turn)) for turn, o in self.options.items()}
         if phase.carry_optimizer:
             for turn in self.optimizers.keys() & optimizers_before.keys():
                 self.carry(turn, optimizers_before[turn])
@@ -150,10 +150,10 @@ class PhaseRun:
     def train_one(self) -> None:
         """One iteration: every turn of the method, then its after_step."""
         phase, where = self.phase, self.offset + self.step
-        ctx = StepContext(self.step, phase.steps, where, self.seed, self.task)
+        ctx = StepContext(self.step, phase.steps, where, self.seed, self.task, self.runtime)
         started = time.perf_counter()
         streams = dict.fromkeys(name for turn in self.optimizers for name in self.method.reads[turn])
-        batches = {name: phase.streams[name].batch(where) for name in streams}
+        batches = {name: self.runtime.batch(phase.streams[name].batch(where)) for name in streams}
         self.clock.data += time.perf_counter() - started
 
         real = True
@@ -161,8 +161,9 @@ class PhaseRun:
         for turn in self.method.turns:
             loss, finite, turn_logs = self.take_turn(turn, batches, ctx)
             real, logs = real and finite, {**logs, "loss": loss, **turn_logs}
-        if real:
-            with torch.no_grad():
+        with torch.no_grad():
+            self.runtime.average_buffers(self.method)
+            if real:
                 self.method.after_step(ctx)
         self.count_skips(real, batches)
         self.step += 1
@@ -173,24 +174,29 @@ class PhaseRun:
     def take_turn(
         self, turn: str, batches: dict[str, Batch], ctx: StepContext
     ) -> tuple[Tensor, bool, dict[str, Tensor]]:
-        """Losses of the turn's micro-batches, their gradients, and one optimiser step if all is finite."""
-        phase, optimizer = self.phase, self.optimizers[turn]
+        """Losses of the turn's micro-batches, their gradients over all ranks, one optimiser step if all is finite."""
+        runtime, options, optimizer = self.runtime, self.options[turn], self.optimizers[turn]
         for group in optimizer.param_groups:
-            group["lr"] = phase.optimizer.lr * phase.optimizer.schedule(self.step, phase.steps)
+            group["lr"] = options.lr * options.schedule(self.step, self.phase.steps)
         optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.runtime.device)
+        parameters, parts = self.method.trainable(turn), self.phase.accumulate
+        share = parts * runtime.world  # equal micro-batches, whose mean is the global batch's
+        total = torch.zeros((), device=runtime.device)
         logs: dict[str, Tensor] = {}
-        for part in range(phase.accumulate):
-            micro = {name: batches[name].micro(part, phase.accumulate) for name in self.method.reads[turn]}
-            with seeded(self.seed, ctx.global_step, turn, part), self.runtime.autocast():
+        for part in range(parts):
+            micro = {name: batches[name].micro(part, parts) for name in self.method.reads[turn]}
+            with seeded(self.seed, ctx.global_step, turn, runtime.rank * parts + part), runtime.autocast():
                 output = self.method.step(turn, micro, ctx)
-            self.scaler.scale(output.loss / phase.accumulate).backward()
-            total += output.loss.detach() / phase.accumulate
+            self.scaler.scale(output.loss / share).backward()
+            total += output.loss.detach() / share
             logs = dict(output.logs)
 
+        asked = torch.full_like(total, float(self.stop.requested))
+        total, asked = runtime.sum_gradients(parameters, torch.stack([total, asked]))
         self.scaler.unscale_(optimizer)
-        norm = gradient_norm(self.method.trainable(turn), phase.optimizer.clip)
-        finite = bool(torch.isfinite(total + norm))  # the one host sync of a step
+        norm = gradient_norm(parameters, options.clip)
+        sums, stopping = torch.stack([(total + norm).float(), asked]).tolist()  # the one host sync of a step
+        finite, self.stopping = math.isfinite(sums), self.stopping or stopping > 0
         if finite:
             self.scaler.step(optimizer)
         self.scaler.update()  # an active scaler lowers its scale after infinite gradients
@@ -210,7 +216,8 @@ class PhaseRun:
 
     def log(self, logs: dict[str, Tensor]) -> None:
         speed = self.clock.report()
-        values = {name: float(value) for name, value in logs.items()}
+        local = torch.stack([v.detach().float().to(self.runtime.device) for v in logs.values()])
+        values = dict(zip(logs, self.runtime.global_mean(local).tolist()))
         rate = self.optimizers[self.method.turns[0]].param_groups[0]["lr"]
         where = {"phase": self.phase.name, "step": self.step, "global_step": self.offset + self.step}
         self.tracker.row("train", **where, **values, lr=rate, skipped=self.skipped, **speed)
@@ -263,8 +270,3 @@ def gradient_norm(parameters: list[nn.Parameter], clip: float | None) -> Tensor:
     if clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
     return norm
-
-
-def snapshot(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights on the CPU."""
-    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}

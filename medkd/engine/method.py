@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from medkd.engine.randomness import Draws, generator
+from medkd.engine.runtime import ONE_PROCESS, Runtime
 from medkd.engine.task import Task
 
 
@@ -41,6 +42,10 @@ class Batch:
             raise ValueError("this stream carries no labels: the method must not read them")
         return self.label
 
+    def with_image(self, image: Tensor) -> Batch:
+        """The same samples with their images laid out differently."""
+        return replace(self, image=image)
+
     def micro(self, part: int, parts: int) -> Batch:
         """The `part`-th of `parts` equal micro-batches."""
         if parts == 1:
@@ -67,6 +72,18 @@ class StepContext:
     global_step: int
     seed: int
     task: Task
+    runtime: Runtime = ONE_PROCESS
+
+    def global_sum(self, values: Tensor) -> Tensor:
+        """The sum over the ranks: a loss that divides one global sum by another is the whole batch's.
+
+        Without gradient for counts; with it, the mean of the ranks' gradients is the gradient of the whole.
+        """
+        return self.runtime.global_sum(values)
+
+    def global_mean(self, values: Tensor) -> Tensor:
+        """The mean over the ranks of a tensor without gradient."""
+        return self.runtime.global_mean(values)
 
     def generator(self, name: str) -> torch.Generator:
         """A CPU generator for what one iteration shares whatever its micro-batch or rank (one mask per iteration)."""

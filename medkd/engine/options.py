@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
@@ -11,11 +11,36 @@ from medkd.engine import schedules
 if TYPE_CHECKING:
     import torch
 
+    from medkd.engine.method import Method
+    from medkd.engine.phases import Networks
+
 
 class Options(BaseModel):
     """Base of all options: an unknown key is an error, values do not change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MethodOptions(Options):
+    """Base of all method options, of every room; the class variables are what `medkd methods` prints."""
+
+    kind: str
+    paper: ClassVar[str]
+    summary: ClassVar[str]
+    task: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ("labelled", "unlabelled")
+    turns: ClassVar[tuple[str, ...]] = ("student",)
+    candidates: ClassVar[tuple[str, ...]] = ("student",)
+    teacher_needed: ClassVar[bool] = False
+    """Whether it asks for a trained network: `networks("teacher")`."""
+    pairs: ClassVar[bool] = False
+    """Whether the even and odd samples of a batch are paired: its size is then even."""
+    compiles: ClassVar[bool] = True
+    """Whether torch.compile may be on; not with hooks inside the network or second derivatives."""
+
+    def build(self, networks: Networks) -> Method:
+        """The method around networks(0), networks(1), ..."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement build")
 
 
 class LearningRate(Options):
@@ -68,3 +93,5 @@ class RuntimeOptions(Options):
     device: str = Field("auto", description="auto (CUDA if present, else CPU), cpu, cuda, cuda:1")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     threads: PositiveInt | None = Field(None, description="CPU threads; resume is bit-exact only at the same number")
+    channels_last: bool = Field(False, description="convolutions in channels-last order: faster on recent GPUs")
+    compile: bool = Field(False, description="torch.compile the student: slower to start, faster to run")

@@ -11,12 +11,17 @@ from torch import nn
 from medkd.engine.method import Batch, Method
 from medkd.engine.options import Optimizer
 
-Networks = Callable[[int], nn.Module]
-"""Networks(i) makes the i-th network of a method: 0 is the student, with the weights the last phase handed over."""
+Networks = Callable[[int | str], nn.Module]
+"""What a method is built around: networks(0) is the student, networks(1), ... further ones of its kind, and
+networks("teacher") a trained network. 0 and names hold the weights that earlier phases handed over under them."""
 
 
 class Stream(Protocol):
-    """A data stream: the batch of a step is a pure function of the step, so nothing need be saved to resume it."""
+    """A data stream: the batch of a step is a pure function of the step, so nothing need be saved to resume it.
+
+    It gives the whole batch of the step; each rank takes its slice. A stream that gives one rank's slice alone says so
+    by the total of its draws.
+    """
 
     def batch(self, global_step: int) -> Batch: ...
 
@@ -27,6 +32,9 @@ class Phase:
 
     candidate: which of the method's candidates is selected on validation and handed over.
     hand_over: its `best` validation weights or its `last`.
+    becomes: what they are from then on. `student`: what the next phase's student starts from. Any other name, such as
+    `teacher`: the network that later phases ask for by it.
+    optimizers: of turns that have another optimiser than `optimizer`.
     carry_optimizer: start from the optimiser state of the phase before.
     """
 
@@ -37,6 +45,8 @@ class Phase:
     optimizer: Optimizer = field(default_factory=Optimizer)
     candidate: str = "student"
     hand_over: Literal["best", "last"] = "best"
+    becomes: str = "student"
     carry_optimizer: bool = False
     validate_every: int = 200
     accumulate: int = 1
+    optimizers: Mapping[str, Optimizer] = field(default_factory=dict)

@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from medkd.engine.checkpoint import fingerprint
 from medkd.engine.schedules import ema_warmup
+from medkd.errors import InputError
 
 BufferPolicy = Literal["copy", "blend", "own"]
+Decay = float | Callable[[int], float]
 
 
 class EmaTeacher(nn.Module):
-    """The moving average of a student: teacher = decay * teacher + (1 - decay) * student, after every real step.
+    """The moving average of its students: teacher = decay * teacher + (1 - decay) * mean of students, after real steps.
 
-    decay: weight of the OLD teacher. warmup: use min(1 - 1/(k+1), decay) at the k-th update.
+    decay: weight of the OLD teacher, or a function of the updates completed. warmup: min(1 - 1/(k+1), decay) at the
+    k-th update. copy_at: the update (from 0) that copies the student outright, whatever the decay.
     buffers: what happens to the running statistics of normalisation layers: `copy` the student's, `blend` them like
     parameters, or leave the teacher its `own`. Integer buffers are copied in the first two, never averaged.
     mode: the teacher runs in `eval` (deterministic targets) or in `train` (dropout active, batch statistics).
-    No gradient reaches it. The average is kept in the student's parameter precision, float32 under autocast.
+    No gradient reaches it. The average is kept in float32 at least, whatever the students' precision: bfloat16 cannot
+    hold the increments of a decay of .9996.
     """
 
     def __init__(
         self,
         student: nn.Module,
-        decay: float = 0.99,
+        decay: Decay = 0.99,
         warmup: bool = False,
         buffers: BufferPolicy = "copy",
         mode: Literal["eval", "train"] = "eval",
+        copy_at: int | None = None,
     ):
         super().__init__()
-        self.decay, self.warmup, self.buffer_policy, self.mode = decay, warmup, buffers, mode
+        self.decay, self.warmup, self.buffer_policy, self.mode, self.copy_at = decay, warmup, buffers, mode, copy_at
         self.network = copy.deepcopy(student).requires_grad_(False)
+        for values in [*self.network.parameters(), *self.network.buffers()]:
+            if values.dtype in (torch.bfloat16, torch.float16):
+                values.data = values.data.float()
         self.updates = 0
         self.train()
 
@@ -47,26 +57,91 @@ class EmaTeacher(nn.Module):
         output: Tensor = self.network(image)
         return output
 
+    def decay_now(self) -> float:
+        """The weight of the old teacher in the next update."""
+        if self.updates == self.copy_at:
+            return 0.0
+        decay = self.decay(self.updates) if callable(self.decay) else self.decay
+        return ema_warmup(self.updates, decay) if self.warmup else decay
+
     @torch.no_grad()
-    def update(self, student: nn.Module) -> None:
-        """One step of the average."""
-        decay = ema_warmup(self.updates, self.decay) if self.warmup else self.decay
+    def update(self, *students: nn.Module) -> None:
+        """One step of the average over one student, or over several of the same kind."""
+        decay = self.decay_now()
         self.updates += 1
-        blend(list(self.network.parameters()), list(student.parameters()), decay)
+        blend(list(self.network.parameters()), mean([list(s.parameters()) for s in students]), decay)
         if self.buffer_policy == "own":
             return
-        mine, theirs = list(self.network.buffers()), list(student.buffers())
-        floating = [m.is_floating_point() and self.buffer_policy == "blend" for m in mine]
-        blend([m for m, f in zip(mine, floating) if f], [t for t, f in zip(theirs, floating) if f], decay)
-        for m, t, f in zip(mine, theirs, floating):
-            if not f:
-                m.copy_(t)
+        blending = decay if self.buffer_policy == "blend" else 0.0
+        floating = [b for b in self.network.buffers() if b.is_floating_point()]
+        theirs = [[b for b in s.buffers() if b.is_floating_point()] for s in students]
+        blend(floating, mean(theirs), blending)
+        for mine, first in zip(self.network.buffers(), students[0].buffers()):
+            if not mine.is_floating_point():
+                mine.copy_(first)
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.updates)
 
     def set_extra_state(self, state: Tensor) -> None:
         self.updates = int(state)
+
+
+class FrozenTeacher(nn.Module):
+    """A network that never changes, always in eval mode.
+
+    differentiable: gradients pass through it to its input (something upstream is trained), and it collects none.
+    Its weights are not in the checkpoint, only their fingerprint: whoever builds the method supplies the same network
+    again, and another one is refused when a run is resumed.
+    """
+
+    def __init__(self, network: nn.Module, differentiable: bool = False):
+        super().__init__()
+        self.network, self.differentiable = network.requires_grad_(False), differentiable
+        self.register_state_dict_post_hook(_without_network)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_with_network)  # type: ignore[no-untyped-call]
+        self.train()
+
+    def train(self, mode: bool = True) -> FrozenTeacher:
+        """It stays in eval mode."""
+        super().train(False)
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
+            output: Tensor = self.network(image)
+        return output
+
+    def get_extra_state(self) -> Tensor:
+        return torch.frombuffer(bytearray(fingerprint(self.network), "ascii"), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if not torch.equal(state.cpu(), self.get_extra_state()):
+            raise InputError(
+                "the frozen teacher is another network than the one this run was started with; resume with the same "
+                "teacher, or start a new run"
+            )
+
+
+def _without_network(module: nn.Module, state: dict[str, Any], prefix: str, _local: Any) -> None:
+    for name in [name for name in state if name.startswith(f"{prefix}network.")]:
+        del state[name]
+
+
+def _with_network(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    assert isinstance(module.network, nn.Module)
+    state.update({f"{prefix}network.{name}": value for name, value in module.network.state_dict().items()})
+
+
+def mean(students: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The mean of several lists of tensors, in float32 at least; a single list as it is."""
+    if len(students) == 1 or not students[0]:
+        return list(students[0])
+    sums = [t.to(torch.promote_types(t.dtype, torch.float32), copy=True) for t in students[0]]
+    for others in students[1:]:
+        torch._foreach_add_(sums, list(others))
+    torch._foreach_div_(sums, float(len(students)))
+    return sums
 
 
 def blend(old: list[Tensor], new: list[Tensor], decay: float) -> None:
@@ -76,4 +151,4 @@ def blend(old: list[Tensor], new: list[Tensor], decay: float) -> None:
     if decay == 0.0:  # lerp would give old + (new - old), which rounds
         torch._foreach_copy_(old, new)
     else:
-        torch._foreach_lerp_(old, new, 1.0 - decay)
+        torch._foreach_lerp_(old, [n.to(o.dtype) for n, o in zip(new, old)], 1.0 - decay)

@@ -65,6 +65,11 @@ class Tracker:
             if isinstance(value, float):
                 self._events.add_scalar(f"{kind}/{name}", value, step)
 
+    def note(self, text: str) -> None:
+        """Something the reader of the run must know: shown at once, and kept in the log."""
+        self._progress.console.print(text)
+        self.row("note", text=text, global_step=int(self._progress.tasks[self._bar].completed))
+
     def advance(self, phase: str, global_step: int, rate: str) -> None:
         """Move the progress bar."""
         self._progress.update(self._bar, completed=global_step, description=phase, rate=rate)

@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,12 +30,13 @@ from medkd.config.recipe import PhaseOptions, Recipe
 from medkd.data.arrays import TrainingArrays, training_arrays
 from medkd.data.dataset import Dataset, read_dataset
 from medkd.data.preprocess import thickest_axis
-from medkd.data.streams import ArrayStream
-from medkd.engine.checkpoint import fingerprint, load_module, load_state
+from medkd.engine.checkpoint import fingerprint, load_module
 from medkd.engine.fit import Selection, fit
-from medkd.engine.phases import Phase
+from medkd.engine.phases import Networks, Phase, Stream
 from medkd.engine.randomness import seeded
+from medkd.engine.recovery import readable_disk_errors
 from medkd.engine.runtime import Runtime, open_runtime
+from medkd.engine.signals import Stopped, stop_requests
 from medkd.engine.task import Task
 from medkd.engine.tracking import Tracker, read_log
 from medkd.errors import InputError, raise_all
@@ -43,6 +44,7 @@ from medkd.imaging.geometry import to_canonical
 from medkd.imaging.nifti import read_header
 from medkd.inference.model_folder import ModelDescription, load_model, write_model
 from medkd.report.slices import PLANES, Plane
+from medkd.runs.streams import check_slices, held_out_cases, make_streams
 from medkd.segmentation.task import SegmentationTask
 
 
@@ -55,7 +57,7 @@ class Setup:
     runtime: Runtime
     arrays: TrainingArrays
     task: SegmentationTask
-    network: Callable[[int], nn.Module]
+    network: Networks
     phases: list[Phase]
 
 
@@ -68,57 +70,61 @@ def train(
     console: Console | None = None,
     watch: Callable[[Setup], Task] | None = None,
 ) -> Selection:
-    """Run a recipe; `resume` continues a killed run exactly. Raises InputError before anything is written.
+    """Run a recipe; `resume` continues a stopped or killed run exactly. Under torchrun one process of several.
 
     watch: makes the task that takes the place of the setup's own, for example one whose evaluation scores more.
+    Raises InputError before anything is written, Stopped if a signal ended the run (it is saved), TrainingError.
     """
     if recipe.data is None:
         raise InputError("data is not set; add data=DATASET, the folder that `medkd prepare` wrote")
-    _check_out(recipe, out, resume, overwrite)
-    setup = build(recipe)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_atomic(out / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-    if not (resume and (out / "manifest.json").exists()):
-        _write_atomic(out / "manifest.json", json.dumps(manifest(setup), indent=1))
-        _draw_first_batch(setup, out)
-
+    runtime = open_runtime(recipe.runtime, ranks=True)
+    if runtime.leads:
+        _check_out(recipe, out, resume, overwrite)
+    setup = build(recipe, runtime)
     started = time.perf_counter()
     total = sum(phase.steps for phase in setup.phases)
-    with Tracker(out, console, total) as tracker:
-        selection = fit(
-            setup.phases, setup.network, watch(setup) if watch else setup.task, setup.runtime, recipe.seed,
-            out=out, resume=resume, tracker=tracker, save_every=recipe.save_every,
-        )  # fmt: skip
-    ship(setup, selection, out, seconds=time.perf_counter() - started)
+    task = watch(setup) if watch else setup.task
+    with readable_disk_errors(f"{out} could not be written"), stop_requests() as stop:
+        if runtime.leads:
+            _start_folder(setup, out, resume)
+        with Tracker(out, console, total) if runtime.leads else Tracker() as tracker:
+            try:
+                selection = fit(
+                    setup.phases, setup.network, task, runtime, recipe.seed,
+                    out=out, resume=resume, tracker=tracker, save_every=recipe.save_every, stop=stop,
+                )  # fmt: skip
+            except Stopped as stopped:
+                raise Stopped(f"{stopped}; {out} is saved, continue with --resume") from None
+        if runtime.leads:
+            ship(setup, selection, out, seconds=time.perf_counter() - started)
     return selection
 
 
-def build(recipe: Recipe) -> Setup:
+def build(recipe: Recipe, runtime: Runtime | None = None) -> Setup:
     """Read the data, make the streams, the task and the phases."""
+    runtime = runtime or open_runtime(recipe.runtime)
     dataset = read_dataset(Path(str(recipe.data)))
     _check_dataset(recipe, dataset)
-    runtime = open_runtime(recipe.runtime)
-    arrays = training_arrays(dataset, recipe.preprocess)
-    task = SegmentationTask(
-        recipe.loss.build(), dataset.classes, dataset.select("val"), recipe.preprocess, runtime.device
-    )
-    streams = {
-        name: ArrayStream(
-            arrays, name, name == "labelled", options.size, recipe.preprocess.patch, options.augment, recipe.seed,
-            runtime.device, options.foreground,
-        )
-        for name, options in (("labelled", recipe.labelled), ("unlabelled", recipe.unlabelled))
-    }  # fmt: skip
+    check_slices(recipe, runtime.world)
+    with runtime.one_before_the_others():
+        arrays = training_arrays(dataset, recipe.preprocess)
+    task = SegmentationTask(recipe.loss.build(), dataset.classes, dataset.select("val"), recipe.preprocess, runtime)
+    streams = make_streams(recipe, dataset, arrays, runtime)
     phases = [_phase(options, streams) for options in recipe.phases]
     return Setup(recipe, dataset, runtime, arrays, task, network_maker(recipe, dataset), phases)
 
 
-def network_maker(recipe: Recipe, dataset: Dataset) -> Callable[[int], nn.Module]:
-    """network(i): the i-th network of a method. Its weights depend on the seed alone: arms of one seed share them."""
+def network_maker(recipe: Recipe, dataset: Dataset) -> Networks:
+    """network(i): the i-th network of a method. Its weights depend on the seed alone: arms of one seed share them.
+
+    network("teacher"): the recipe's teacher, or one of the recipe's kind whose weights an earlier phase hands over.
+    """
     p = recipe.preprocess
     initial = load_model(Path(recipe.init)).network.state_dict() if recipe.init else None
 
-    def network(index: int) -> nn.Module:
+    def network(index: int | str) -> nn.Module:
+        if index == "teacher" and recipe.teacher:
+            return load_model(Path(recipe.teacher)).network
         with seeded(recipe.seed, "network", index):
             made = recipe.network.build(p.dims, len(dataset.channels), len(dataset.classes), p.patch)
         if initial is not None and index == 0:
@@ -170,12 +176,14 @@ def manifest(setup: Setup) -> dict[str, Any]:
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "processes": setup.runtime.world,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         },
         "seed": setup.recipe.seed,
         "split": setup.dataset.fingerprint,
         "cases": {
             "labelled": [c.id for c in setup.dataset.select("train", labelled=True)],
+            "held_out": sorted(held_out_cases(setup.recipe, setup.dataset)),
             "unlabelled": len(setup.dataset.select("train", labelled=False)),
             "validation": len(setup.dataset.select("val")),
         },
@@ -183,13 +191,21 @@ def manifest(setup: Setup) -> dict[str, Any]:
     }
 
 
-def _phase(options: PhaseOptions, streams: dict[str, ArrayStream]) -> Phase:
+def _phase(options: PhaseOptions, streams: Mapping[str, Stream]) -> Phase:
     return Phase(
         options.name, options.method.build, options.steps,
         {name: stream for name, stream in streams.items() if name in options.method.needs},
-        options.optimizer, options.candidate, options.hand_over, options.carry_optimizer,
-        options.validate_every, options.accumulate,
+        options.optimizer, options.candidate, options.hand_over, options.becomes, options.carry_optimizer,
+        options.validate_every, options.accumulate, options.optimizers,
     )  # fmt: skip
+
+
+def _start_folder(setup: Setup, out: Path, resume: bool) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    _write_atomic(out / "recipe.yaml", yaml.safe_dump(setup.recipe.model_dump(mode="json"), sort_keys=False))
+    if not (resume and (out / "manifest.json").exists()):
+        _write_atomic(out / "manifest.json", json.dumps(manifest(setup), indent=1))
+        _draw_first_batch(setup, out)
 
 
 def _check_out(recipe: Recipe, out: Path, resume: bool, overwrite: bool) -> None:
@@ -207,14 +223,14 @@ def _check_out(recipe: Recipe, out: Path, resume: bool, overwrite: bool) -> None
                 f"{out} was started with another recipe ({', '.join(changed)} differ); --resume needs the same one, "
                 f"{out / 'recipe.yaml'}"
             )
+        if not (out / "manifest.json").exists():
+            return  # killed before the first update
         threads = json.loads((out / "manifest.json").read_text())["hardware"]["threads"]
         if recipe.runtime.threads is None and threads != torch.get_num_threads():
             raise InputError(
                 f"{out} ran with {threads} threads, here are {torch.get_num_threads()}; a run continues exactly only "
                 f"at the same number: set OMP_NUM_THREADS={threads}"
             )
-        if (out / "last.safetensors").exists():
-            load_state(out / "last.safetensors")  # refuse a broken file before the data is read
 
 
 def _check_dataset(recipe: Recipe, dataset: Dataset) -> None:
@@ -228,6 +244,12 @@ def _check_dataset(recipe: Recipe, dataset: Dataset) -> None:
     needs = {need for phase in recipe.phases for need in phase.method.needs}
     if "unlabelled" in needs and not dataset.select("train", labelled=False):
         problems.append(f"{dataset.root} has no unlabelled training case, and the method needs them")
+    for phase in recipe.phases:
+        classes = getattr(phase.method, "classes", len(dataset.classes))
+        if classes != len(dataset.classes):
+            problems.append(
+                f"phases.{phase.name}.method.classes is {classes}; the dataset has {len(dataset.classes)} classes"
+            )
     raise_all(problems)
 
 

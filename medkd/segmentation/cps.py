@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
-from medkd.segmentation.losses import full_resolution
+from medkd.segmentation.losses import at_least_float32, full_resolution
 from medkd.segmentation.mean_teacher import ramped
 from medkd.segmentation.options import CpsOptions
 
@@ -37,7 +37,7 @@ class CrossPseudoSupervision(Method):
         x_2, u_2 = self.second(image).split([len(x), len(u)])
 
         labelled_loss = ctx.task.supervised_loss(x_1, x.labels) + ctx.task.supervised_loss(x_2, x.labels)
-        z_1, z_2 = full_resolution(u_1, u.image).float(), full_resolution(u_2, u.image).float()
+        z_1, z_2 = (at_least_float32(full_resolution(z, u.image)) for z in (u_1, u_2))
         cross_loss = cross_pseudo_loss(z_1, z_2) + cross_pseudo_loss(z_2, z_1)
         weight = ramped(self.options.weight, self.options.ramp, ctx)
         logs = {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
 from medkd.engine.schedules import sigmoid_ramp
 from medkd.engine.teachers import EmaTeacher
-from medkd.segmentation.losses import full_resolution
+from medkd.segmentation.losses import at_least_float32, full_resolution
 from medkd.segmentation.options import MeanTeacherOptions
 
 STAIRS = 200  # the published ramp rises every 150 updates, 200 times
@@ -74,8 +74,8 @@ def noisy(batch: Batch, name: str, sd: float) -> Tensor:
 
 
 def class_probabilities(output: Tensor, image: Tensor) -> Tensor:
-    """Softmax in float32 of a network's full-resolution output, (B, K, *S)."""
-    return full_resolution(output, image).float().softmax(1)
+    """Softmax in float32 at least of a network's full-resolution output, (B, K, *S)."""
+    return at_least_float32(full_resolution(output, image)).softmax(1)
 
 
 def ramped(weight: float, share: float, ctx: StepContext) -> float:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+import medkd.engine.options as engine
 from medkd.engine.options import Options
 
 if TYPE_CHECKING:
@@ -18,21 +19,10 @@ Weight = Field(0.5, ge=0, description="weight of the pseudo-label region; ground
 Connectivity = Literal[4, 8, 6, 18, 26]
 
 
-class MethodOptions(Options):
-    """Base of all method options; the class variables are what `medkd methods` prints."""
+class MethodOptions(engine.MethodOptions):
+    """Base of the method options of this room."""
 
-    kind: str
-    paper: ClassVar[str]
-    summary: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]] = ("labelled", "unlabelled")
     task: ClassVar[str] = "segmentation"
-    candidates: ClassVar[tuple[str, ...]] = ("student",)
-    pairs: ClassVar[bool] = False
-    """Whether the even and odd samples of a batch are paired: its size is then even."""
-
-    def build(self, networks: Networks) -> Method:
-        """The method around networks(0), networks(1), ..."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement build")
 
 
 class SupervisedLoss(Options):
@@ -241,6 +231,7 @@ class UniMatchOptions(MethodOptions):
     unlabelled.size 24. Needs a network whose encoder levels are known (BasicUNet)."""
 
     pairs: ClassVar[bool] = True
+    compiles: ClassVar[bool] = False  # it hooks the encoder's levels
 
     kind: Literal["unimatch"] = "unimatch"
     threshold: float = Field(0.95, ge=0, description="least confidence of a pseudo-label; above 1 none counts")

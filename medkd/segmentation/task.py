@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from medkd.data.dataset import Case
 from medkd.data.options import Preprocess
 from medkd.data.preprocess import prepare_label, prepare_scan
+from medkd.engine.runtime import Runtime
 from medkd.imaging.nifti import read_nifti
 from medkd.inference.windows import predict_logits
 from medkd.segmentation.losses import DiceCE
@@ -18,7 +19,8 @@ from medkd.segmentation.losses import DiceCE
 class SegmentationTask:
     """Validation scores are Dice on the preprocessed grid, per volume, fast enough for every few updates.
 
-    The published numbers of a run come from `medkd evaluate`, on each scan's own grid.
+    Each rank scores its share of the volumes, and all get every score. The published numbers of a run come from
+    `medkd evaluate`, on each scan's own grid.
     """
 
     primary = "dice"
@@ -29,23 +31,25 @@ class SegmentationTask:
         classes: Sequence[str],
         cases: Sequence[Case],
         preprocess: Preprocess,
-        device: torch.device,
+        runtime: Runtime,
     ):
         self.supervised_loss = loss
-        self.classes, self.patch, self.device = tuple(classes), preprocess.patch, device
+        self.classes, self.patch, self.runtime = tuple(classes), preprocess.patch, runtime
+        self.cases = len(cases)
         self.volumes: list[tuple[Tensor, Tensor]] = []
-        for case in cases:
+        for case in runtime.share(cases):
             assert case.label is not None  # read_dataset refuses validation cases without one
             image, _ = prepare_scan([read_nifti(path) for path in case.images], preprocess)
             self.volumes.append((image, prepare_label(read_nifti(case.label), preprocess)))
 
     def evaluate(self, network: nn.Module, limit: int | None = None) -> dict[str, float]:
         """Mean Dice per foreground class over the volumes that hold it in truth or prediction, and their mean."""
-        rows = []
-        for image, label in self.volumes[:limit]:
-            predicted = predict_logits(network, image, self.patch, self.device).argmax(1)
-            rows.append(volume_dice(predicted, label.to(self.device), len(self.classes)))
-        per_class = torch.stack(rows).nanmean(0)
+        total, device = min(self.cases, limit or self.cases), self.runtime.device
+        rows = torch.empty(0, len(self.classes) - 1, dtype=torch.float64, device=device)
+        for image, label in self.volumes[: len(self.runtime.share(range(total)))]:
+            predicted = predict_logits(network, image, self.patch, device).argmax(1)
+            rows = torch.cat([rows, volume_dice(predicted, label.to(device), len(self.classes))[None]])
+        per_class = self.runtime.gather(rows, total).nanmean(0)
         scores = {f"dice_{name}": float(v) for name, v in zip(self.classes[1:], per_class)}
         return {"dice": float(per_class.nan_to_num(0.0).mean()), **scores}
 

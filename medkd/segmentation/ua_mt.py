@@ -27,8 +27,9 @@ class UncertaintyAwareMeanTeacher(MeanTeacher):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         classes = 2 if self.options.two_class_entropy else student.shape[1]
         uncertainty = entropy(self.mean_prediction(unlabelled))
-        certain = (uncertainty < entropy_threshold(classes, ctx.step, ctx.total)).float()
-        loss = certain_squared_difference(student, target, certain, classes)
+        certain = (uncertainty < entropy_threshold(classes, ctx.step, ctx.total)).to(student.dtype)
+        count = ctx.global_mean(certain.sum())  # the mean of the ranks' losses is then the whole batch's
+        loss = certain_squared_difference(student, target, certain, classes, count)
         return loss, {"certain": certain.mean()}
 
     def mean_prediction(self, unlabelled: Batch) -> Tensor:
@@ -59,9 +60,12 @@ def entropy_threshold(classes: int, step: int, total: int) -> float:
     return (0.75 + 0.25 * sigmoid_ramp(step, total)) * math.log(classes)
 
 
-def certain_squared_difference(student: Tensor, target: Tensor, certain: Tensor, classes: int) -> Tensor:
-    """sum(certain * (student - target)^2) / (classes * sum(certain)); zero, attached to the graph, if none is certain.
+def certain_squared_difference(
+    student: Tensor, target: Tensor, certain: Tensor, classes: int, count: Tensor | None = None
+) -> Tensor:
+    """sum(certain * (student - target)^2) / (classes * count); zero, attached to the graph, if none is certain.
 
+    count: the number of certain pixels, if it is not that of `certain`.
     Shape: student and target (B, K, *S), certain (B, *S) of 0 and 1.
     """
     if student.shape != target.shape or certain.shape != student[:, 0].shape:
@@ -69,4 +73,6 @@ def certain_squared_difference(student: Tensor, target: Tensor, certain: Tensor,
             f"student {tuple(student.shape)}, target {tuple(target.shape)} and certain {tuple(certain.shape)} must be "
             "(B, K, *S), (B, K, *S) and (B, *S)"
         )
-    return (certain[:, None] * (student - target).square()).sum() / (classes * certain.sum() + 1e-16)
+    return (certain[:, None] * (student - target).square()).sum() / (
+        classes * (certain.sum() if count is None else count) + 1e-16
+    )

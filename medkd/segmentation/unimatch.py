@@ -26,7 +26,7 @@ from medkd.engine.randomness import Draws
 from medkd.engine.taps import replaced
 from medkd.errors import InputError
 from medkd.networks.build import encoder_levels
-from medkd.segmentation.losses import one_hot, soft_dice_loss
+from medkd.segmentation.losses import at_least_float32, one_hot, soft_dice_loss
 from medkd.segmentation.mixing import halves, paste
 from medkd.segmentation.options import UniMatchOptions
 
@@ -103,14 +103,14 @@ class UniMatch(Method):
 
     def masked_dice(self, logits: Tensor, label: Tensor, confidence: Tensor) -> Tensor:
         """Dice over the confident pixels alone; zero, attached to the graph, if there is none."""
-        probabilities = logits.float().softmax(1)
+        probabilities = at_least_float32(logits).softmax(1)
         confident = confidence >= self.options.threshold
         return soft_dice_loss(probabilities, one_hot(label, logits.shape[1]), confident, "batch_squared", SMOOTH)
 
 
 def hard_labels(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The label (B, *S) int64 and its probability (B, *S) float32, detached."""
-    confidence, label = logits.detach().float().softmax(1).max(1)
+    """The label (B, *S) int64 and its probability (B, *S) float32 at least, detached."""
+    confidence, label = at_least_float32(logits.detach()).softmax(1).max(1)
     return label, confidence
 
 

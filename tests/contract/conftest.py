@@ -1,5 +1,6 @@
-"""The contract of docs/architecture.md, for every method a recipe can name. Items 1 to 15 and 17; 16 comes with
-distribution. A new method is in it by being registered."""
+"""The contract of docs/architecture.md, for every method a recipe can name. Item 16, two processes, is slow.
+
+A new method is in it by being registered."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def arrays(edit: str | None = None) -> TrainingArrays:
 def trained_on(name: str, data: TrainingArrays) -> dict[str, torch.Tensor]:
     made = {
         stream: ArrayStream(
-            data, stream, stream == "labelled", 4, (PIXELS, PIXELS), AugmentOptions(preset="light"), 0,
+            data, stream, stream != "unlabelled", 4, (PIXELS, PIXELS), AugmentOptions(preset="light"), 0,
             torch.device("cpu"), foreground=0.5 if stream == "labelled" else 0.0,
         )
         for stream in methods()[name].needs

@@ -13,7 +13,6 @@ from medkd.engine.fit import Selection, fit
 from medkd.engine.options import Optimizer
 from medkd.engine.phases import Phase
 from medkd.engine.tracking import Tracker, read_log
-from medkd.errors import InputError
 
 TIMES = ("iterations_per_second", "data_share")
 
@@ -75,11 +74,3 @@ def test_without_resume_a_run_starts_anew(tmp_path: Path) -> None:
     again = run(tmp_path, None, carry=False)
     assert equal_trees([again.best, again.last], [whole.best, whole.last])
     assert [row["global_step"] for row in rows(tmp_path)] == [2, 3, 3, 5, 7, 7]
-
-
-def test_a_torn_checkpoint_is_not_taken_for_a_fresh_start(tmp_path: Path) -> None:
-    fit(two_phases(None, False), network, Task(), CPU, 0, out=tmp_path)
-    path = tmp_path / "last.safetensors"
-    path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(InputError, match=r"last\.safetensors is not a whole"):
-        fit(two_phases(None, False), network, Task(), CPU, 0, out=tmp_path, resume=True)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from medkd.engine.schedules import ema_warmup
-from medkd.engine.teachers import EmaTeacher
+from medkd.engine.teachers import EmaTeacher, FrozenTeacher
+from medkd.errors import InputError
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -135,3 +136,92 @@ def test_the_count_of_updates_is_in_the_state() -> None:
         teacher.update(network(9))
     assert torch.equal(parameters(one), parameters(other))
     assert ema_warmup(5, 0.99) == pytest.approx(5 / 6)
+
+
+def test_the_average_of_several_students_is_that_of_their_mean() -> None:
+    students = [network(k) for k in (1, 2, 3)]
+    students[0][1].running_mean += 6.0
+    students[0][1].num_batches_tracked += 5
+    teacher, start = EmaTeacher(network(0), 0.75, buffers="blend"), parameters(network(0))
+    teacher.update(*students)
+    mean = torch.stack([parameters(s) for s in students]).mean(0)
+    torch.testing.assert_close(parameters(teacher), 0.75 * start + 0.25 * mean, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(teacher.network[1].running_mean, torch.full((2,), 0.25 * 2.0))
+    assert int(teacher.network[1].num_batches_tracked) == 5
+
+
+def test_several_students_without_buffers() -> None:
+    teacher = EmaTeacher(nn.Linear(1, 1), 0.5)
+    teacher.update(nn.Linear(1, 1), nn.Linear(1, 1))
+    assert teacher.updates == 1
+
+
+def test_decay_may_be_a_schedule_of_the_updates() -> None:
+    decays = [0.0, 0.5, 1.0, 0.25]
+    teacher = EmaTeacher(network(0), lambda k: decays[k])
+    expected = parameters(teacher)
+    for k, decay in enumerate(decays):
+        teacher.update(network(k + 1))
+        expected = decay * expected + (1 - decay) * parameters(network(k + 1))
+        torch.testing.assert_close(parameters(teacher), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_hard_copy_at_one_update() -> None:
+    teacher = EmaTeacher(network(0), 0.9, copy_at=2)
+    for k in range(3):
+        teacher.update(network(k + 1))
+    assert torch.equal(parameters(teacher), parameters(network(3)))
+    teacher.update(network(4))
+    assert not torch.equal(parameters(teacher), parameters(network(4)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_average_of_a_half_precision_student_is_kept_in_float32(dtype: torch.dtype) -> None:
+    """In bfloat16 a decay of .9996 moves nothing: 4e-4 is below its resolution of 2^-8."""
+    student = nn.Linear(1, 1, bias=False).to(dtype)
+    teacher = EmaTeacher(student, 0.9996)
+    with torch.no_grad():
+        teacher.network.weight.fill_(1.0)
+        student.weight.zero_()
+    for _ in range(100):
+        teacher.update(student)
+    assert teacher.network.weight.dtype == torch.float32
+    assert teacher.network.weight.item() == pytest.approx(0.9996**100, rel=1e-5)
+
+
+def frozen(differentiable: bool) -> FrozenTeacher:
+    return FrozenTeacher(network(0), differentiable)
+
+
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_a_frozen_teacher_collects_no_gradient_and_passes_it_only_if_asked(differentiable: bool) -> None:
+    teacher = frozen(differentiable)
+    image = torch.randn(2, 1, 4, 4, requires_grad=True)
+    output = teacher(image)
+    assert output.requires_grad == differentiable
+    if differentiable:
+        output.square().sum().backward()
+        assert image.grad is not None
+        assert image.grad.abs().sum() > 0
+        with torch.no_grad():
+            assert not teacher(image).requires_grad
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+
+
+def test_a_frozen_teacher_stays_as_it_is_in_eval_mode() -> None:
+    whole = nn.ModuleDict({"teacher": frozen(False)}).train()
+    before = {k: v.clone() for k, v in whole["teacher"].network.state_dict().items()}
+    whole["teacher"](torch.randn(4, 1, 3, 3) + 5)
+    assert not any(m.training for m in whole["teacher"].modules())
+    assert all(torch.equal(v, before[k]) for k, v in whole["teacher"].network.state_dict().items())
+
+
+def test_a_frozen_teacher_is_in_the_state_by_its_fingerprint_alone() -> None:
+    teacher = nn.ModuleDict({"t": frozen(False)})
+    state = teacher.state_dict()
+    assert list(state) == ["t._extra_state"]
+    teacher.load_state_dict(state)
+    with torch.no_grad():
+        teacher["t"].network[0].bias[0] += 1
+    with pytest.raises(InputError, match="another network"):
+        teacher.load_state_dict(state)

@@ -14,7 +14,7 @@ from medkd.engine.phases import Phase
 from medkd.engine.runtime import Runtime
 from medkd.engine.tracking import Tracker
 
-SEGMENTATION = sorted(name for name, options in methods().items() if options.task == "segmentation")
+SEGMENTATION = sorted(name for name, options in methods().items() if options.__module__ == "medkd.segmentation.options")
 pytestmark = pytest.mark.parametrize("kind", SEGMENTATION)
 
 

@@ -1,0 +1,1 @@
+"""Methods with trainable parts, phases or state of their own."""

@@ -1,0 +1,63 @@
+"""The data streams of a recipe: which cases each reads, and this rank's slice of every batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medkd.config.recipe import Recipe
+from medkd.data.arrays import TrainingArrays
+from medkd.data.dataset import Dataset
+from medkd.data.streams import ArrayStream
+from medkd.engine.randomness import key
+from medkd.engine.runtime import Runtime
+from medkd.errors import InputError, raise_all
+
+
+def make_streams(recipe: Recipe, dataset: Dataset, arrays: TrainingArrays, runtime: Runtime) -> dict[str, ArrayStream]:
+    """The streams that some phase reads. `labelled` and `held_out` share the labelled training patients."""
+    needs = {need for phase in recipe.phases for need in phase.method.needs}
+    held_out = held_out_cases(recipe, dataset)
+    labelled = {case.id for case in dataset.select("train", labelled=True)}
+    cases = {"labelled": frozenset(labelled - held_out), "held_out": held_out, "unlabelled": None}
+    return {
+        name: ArrayStream(
+            arrays, name, name != "unlabelled", options.size, recipe.preprocess.patch, options.augment, recipe.seed,
+            runtime.device, options.foreground, cases[name], runtime.rank, runtime.world,
+        )
+        for name, options in recipe.streams().items()
+        if name in needs
+    }  # fmt: skip
+
+
+def held_out_cases(recipe: Recipe, dataset: Dataset) -> frozenset[str]:
+    """The cases of the held-out patients: labelled training patients, chosen by the seed, never val or test.
+
+    None unless a phase reads them. Raises InputError if no labelled patient would be left to train on.
+    """
+    if not any("held_out" in phase.method.needs for phase in recipe.phases):
+        return frozenset()
+    training = dataset.select("train", labelled=True)
+    patients = sorted({case.patient for case in training})
+    wanted = recipe.held_out.patients
+    if wanted >= len(patients):
+        raise InputError(
+            f"held_out.patients is {wanted}, but {dataset.root} has {len(patients)} labelled training patients, of "
+            "whom one at least must be left to train on"
+        )
+    chosen = set(np.random.default_rng(key(recipe.seed, "held out")).permutation(patients)[:wanted])
+    return frozenset(case.id for case in training if case.patient in chosen)
+
+
+def check_slices(recipe: Recipe, world: int) -> None:
+    """Raise InputError for batches that do not split evenly, pairs kept together, over `world` processes."""
+    problems = []
+    for phase in recipe.phases:
+        parts = world * phase.accumulate * (2 if phase.method.pairs else 1)
+        for name, stream in recipe.streams().items():
+            if name in phase.method.needs and stream.size % parts:
+                pairs = " x 2 (pairs)" if phase.method.pairs else ""
+                problems.append(
+                    f"{name}.size is {stream.size}; {world} processes x phases.{phase.name}.accumulate "
+                    f"{phase.accumulate}{pairs} need a multiple of {parts}"
+                )
+    raise_all(problems)

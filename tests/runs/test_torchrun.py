@@ -1,0 +1,190 @@
+"""`torchrun -m medkd train`: two processes train one model, survive a death and a request to stop, and end alike."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from medkd.config.load import load_recipe
+from medkd.data.phantom import CLASSES, PhantomOptions, write_cohort
+from medkd.engine.checkpoint import load_state
+from medkd.inference.model_folder import load_model
+from medkd.runs.phantom import phantom_recipe
+from medkd.runs.prepare import prepare
+from medkd.runs.train import build
+
+pytestmark = pytest.mark.slow
+
+STEPS = (20, 60)
+TIMES = ("iterations_per_second", "data_share")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BCP on generated patients; three validation cases, so that the ranks' shares differ."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    write_cohort(folder / "cohort", PhantomOptions(labelled=1, unlabelled=3, validation=3, test=1, size=32))
+    prepare(folder / "cohort", folder / "data", table=folder / "cohort/cases.csv", classes=CLASSES)
+    content = phantom_recipe("bcp", folder / "data", 0, *STEPS).model_dump(mode="json")
+    content["preprocess"] |= {"size": [32, 32], "patch": [32, 32]}
+    content["network"] |= {"norm": "batch", "dropout": [0.1], "features": [4, 4, 8, 8, 8]}
+    content["save_every"] = 5
+    for phase in content["phases"]:
+        phase["validate_every"] = 20
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
+    return folder / "recipe.yaml"
+
+
+def start(recipe: Path, out: Path, *more: str, processes: int = 2) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["-m", "medkd", "train", str(recipe), "--out", str(out), *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    text, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, text
+    return text
+
+
+def reach(process: subprocess.Popen[str], out: Path, step: int) -> None:
+    """Wait until a checkpoint of that step, or a later one, is there."""
+    for _ in range(6000):
+        path = out / "last.safetensors"
+        if path.exists() and load_state(path)["global_step"] >= step:
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    raise AssertionError("no progress")
+
+
+def workers(process: subprocess.Popen[str]) -> dict[int, int]:
+    """rank -> process number of the children of torchrun."""
+    found = {}
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        environment = dict(
+            item.split("=", 1) for item in Path(f"/proc/{child}/environ").read_text().split("\0") if "=" in item
+        )
+        found[int(environment["RANK"])] = int(child)
+    return found
+
+
+def ending(out: Path) -> dict[str, Any]:
+    files = ("last.safetensors", "weights/best.safetensors", "weights/last.safetensors", "model/model.safetensors")
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    log = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+    return {name: (out / name).read_bytes() for name in files} | {"log": log}
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Path) -> Path:
+    """The run of two processes that nobody disturbs."""
+    out = recipe.parent / "whole"
+    text = finish(start(recipe, out))
+    assert text.count("validation Dice") == 1  # the first process speaks
+    return out
+
+
+def test_the_ranks_score_every_validation_case_once_and_exactly(recipe: Path, whole: Path) -> None:
+    """What the run says of its best weights is what one process finds with them, to the last bit."""
+    task = build(load_recipe(recipe)).task
+    assert len(task.volumes) == 3
+    rows = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    best = max(r["student/dice"] for r in rows if r["kind"] == "validation" and r["phase"] == "stage 2")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert task.evaluate(load_model(whole).network)["dice"] == best
+    finally:
+        torch.set_num_threads(threads)
+    assert json.loads((whole / "manifest.json").read_text())["hardware"]["processes"] == 2
+
+
+def test_a_death_ends_all_within_a_minute_and_a_stop_is_agreed_on_and_both_go_on_exactly(
+    recipe: Path, whole: Path
+) -> None:
+    out = recipe.parent / "disturbed"
+    process = start(recipe, out)
+    reach(process, out, 15)
+    os.kill(workers(process)[1], signal.SIGKILL)
+    died = time.monotonic()
+    text, _ = process.communicate(timeout=60)
+    assert time.monotonic() - died < 60
+    assert process.returncode != 0
+    assert "Signal 9 (SIGKILL)" in text  # torchrun names the rank that died
+    assert 15 <= load_state(out / "last.safetensors")["global_step"] < sum(STEPS)
+
+    process = start(recipe, out, "--resume")
+    reach(process, out, 35)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert text.count("SIGTERM: stopping after this step") == 2
+    assert text.count("stopped on request after step") == 2
+    stopped = load_state(out / "last.safetensors")["global_step"]
+    assert f"after step {stopped - STEPS[0]} of phase stage 2" in text
+
+    finish(start(recipe, out, "--resume"))
+    assert ending(out) == ending(whole)
+
+
+NODES = {"medkd-a": "10.98.7.1", "medkd-b": "10.98.7.2"}
+
+
+def ip(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[None]:
+    """Two network namespaces joined by a cable, as two machines (docs/engine.md)."""
+    if shutil.which("ip") is None:
+        pytest.skip("the command ip (iproute2) is not installed")
+    try:
+        made = ip("netns", "add", "medkd-a")
+        if made.returncode:
+            pytest.skip(f"network namespaces are not permitted here: {made.stderr.strip()}")
+        ip("netns", "add", "medkd-b")
+        cable = ip("link", "add", "medkd-a", "netns", "medkd-a", "type", "veth", "peer", "medkd-b", "netns", "medkd-b")
+        if cable.returncode:
+            pytest.skip(f"network namespaces cannot be joined here: {cable.stderr.strip()}")
+        for node, address in NODES.items():
+            for words in (f"addr add {address}/24 dev {node}", f"link set {node} up", "link set lo up"):
+                assert ip("-n", node, *words.split()).returncode == 0
+        yield
+    finally:
+        for node in NODES:
+            ip("netns", "del", node)
+
+
+def test_two_nodes_meet_and_end_where_two_processes_of_one_node_end(recipe: Path, whole: Path, two_nodes: None) -> None:
+    """Each node has a run folder of its own, as without a shared disk: the first node's is the run."""
+    started = []
+    for rank, node in enumerate(NODES):
+        command = [
+            *("ip", "netns", "exec", node, sys.executable, "-m", "torch.distributed.run"),
+            *("--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "1"),
+            *("--master-addr", NODES["medkd-a"], "--master-port", "29500"),
+            *("-m", "medkd", "train", str(recipe), "--out", str(recipe.parent / node)),
+        ]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": node}
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+    texts = [process.communicate(timeout=250)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(texts)
+    assert ending(recipe.parent / "medkd-a") == ending(whole)
+    assert not (recipe.parent / "medkd-b").exists()  # the first rank alone writes
