@@ -1,0 +1,1 @@
+"""General knowledge distillation: a small student learns from a strong teacher, whatever their task."""
