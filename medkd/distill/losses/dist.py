@@ -55,15 +55,17 @@ def dist_loss(
 def between_samples(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
     """1 - the mean over classes of rho across the valid rows of (N, C); zero without a valid row."""
     if valid is None:
-        return 1.0 - pearson(student, teacher, dim=0).mean()
-    loss: Tensor = 1.0 - pearson(student, teacher, 0, valid[:, None]).mean()
-    return loss * valid.any()
+        return (1.0 - pearson(student, teacher, dim=0)).mean()
+    loss: Tensor = (1.0 - pearson(student, teacher, 0, valid[:, None])).mean() * valid.any()
+    return loss
 
 
 def pearson(a: Tensor, b: Tensor, dim: int, valid: Tensor | None = None, eps: float = 1e-8) -> Tensor:
     """Pearson's correlation along `dim`, over the valid elements, with eps added to the product of the norms."""
     a, b = centred(a, dim, valid), centred(b, dim, valid)
-    return (a * b).sum(dim) / (torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim) + eps)
+    norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
+    rho: Tensor = (a * b).sum(dim) / (norms + eps)
+    return rho
 
 
 def centred(x: Tensor, dim: int, valid: Tensor | None) -> Tensor:

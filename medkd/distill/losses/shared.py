@@ -56,6 +56,18 @@ def masked_mean(values: Tensor, valid: Tensor | None = None) -> Tensor:
     return values.where(valid, 0).sum() / valid.sum().clamp(min=1)
 
 
+def mean_squared_difference(projected: Tensor, teacher: Tensor) -> Tensor:
+    """Mean of (r(f_s) - f_t)^2 over samples, channels and positions: what a projector is trained by.
+
+    Shape: both (B, C, *S); a scalar. Raises ValueError for different shapes.
+
+    >>> mean_squared_difference(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])).item()
+    2.5
+    """
+    s, t = compared(projected, teacher)
+    return masked_mean((s - t).square())
+
+
 def label_mask(labels: Tensor, logits: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Labels (B, *S) with the ignored ones set to 0, and where they are valid. ValueError for other shapes."""
     need("labels", labels, [(logits.shape[0], *logits.shape[2:])])

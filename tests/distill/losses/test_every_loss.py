@@ -53,7 +53,7 @@ def test_large_half_precision_values_stay_finite(case: Case, dims: int) -> None:
 
 @pytest.mark.parametrize(("case", "dims"), SMALLEST)
 def test_gradients(case: Case, dims: int) -> None:
-    student, teacher = (x[..., :3] for x in pair(dims, torch.float64))
+    student, teacher = (x[:3] if dims == 0 else x[:3, :, :2, :3] for x in pair(dims, torch.float64))
     loss = build(case, dims, torch.float64)
     for parameter in loss.parameters():
         parameter.requires_grad_(False)
@@ -74,7 +74,7 @@ def test_student_equal_to_teacher_gives_zero(case: Case, dims: int) -> None:
 def test_different_batches_are_refused(case: Case, dims: int) -> None:
     """Broadcasting one teacher sample over the batch would hide the mistake."""
     student, teacher = pair(dims)
-    with pytest.raises(ValueError, match=r"has shape \(1, 3"):
+    with pytest.raises(ValueError, match=r"has shape \(1,"):
         case.call(build(case, dims), student, teacher[:1])
 
 
