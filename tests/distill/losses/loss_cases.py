@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from medkd.distill.losses.attention_transfer import AttentionTransferLoss
@@ -28,6 +29,8 @@ from medkd.distill.losses.similarity_preserving import SimilarityPreservingLoss
 from medkd.distill.losses.simkd import SimKDLoss
 from medkd.engine.randomness import generator
 
+FEW = settings(max_examples=15, deadline=None)
+"""Invariants on random numbers: a handful of seeds shows them."""
 BATCH, CLASSES, CHANNELS = 4, 3, 3
 SIDES = (6, 5, 4)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from loss_cases import FEW
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -172,6 +173,7 @@ def test_attention_that_cannot_teach_is_refused() -> None:
 # Similarity-Preserving and RKD
 
 
+@FEW
 @given(st.integers(0, 1000), st.floats(0.1, 10))
 def test_similarities_ignore_rotation_and_scale(seed: int, scale: float) -> None:
     s, t = normal(5, 4, seed=seed), normal(5, 6, seed=seed + 1)
@@ -179,6 +181,7 @@ def test_similarities_ignore_rotation_and_scale(seed: int, scale: float) -> None
     assert similarity_preserving_loss(moved, t).item() == pytest.approx(similarity_preserving_loss(s, t).item())
 
 
+@FEW
 @given(st.integers(0, 1000), st.floats(0.1, 10), st.sampled_from(["student", "teacher"]))
 def test_rkd_ignores_translation_rotation_and_scale(seed: int, scale: float, side: str) -> None:
     s, t = normal(5, 4, seed=seed), normal(5, 4, seed=seed + 1)
@@ -314,6 +317,7 @@ def test_crd_options_out_of_range_are_refused() -> None:
 # CWD
 
 
+@FEW
 @given(st.integers(0, 1000), st.floats(0.5, 5))
 def test_cwd_ignores_a_constant_of_each_channel(seed: int, temperature: float) -> None:
     s, t = normal(2, 3, 4, 5, seed=seed), normal(2, 3, 4, 5, seed=seed + 1)

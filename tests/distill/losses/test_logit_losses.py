@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from loss_cases import FEW
 from torch.nn import functional as F
 
 from medkd.distill.losses.dist import DISTLoss, between_samples, dist_loss, pearson
@@ -145,6 +146,7 @@ def test_pld_with_two_classes_is_weighted_cross_entropy() -> None:
 # Invariants
 
 
+@FEW
 @given(st.integers(0, 1000), st.floats(-20, 20), st.sampled_from(["student", "teacher"]))
 def test_a_constant_on_all_classes_changes_nothing(seed: int, shift: float, side: str) -> None:
     s, t, y = random_logits(seed, 4, 5)
@@ -160,6 +162,7 @@ def test_a_constant_on_all_classes_changes_nothing(seed: int, shift: float, side
         assert loss(s + ds, t + dt).item() == pytest.approx(loss(s, t).item(), abs=1e-9)
 
 
+@FEW
 @given(st.integers(0, 1000))
 def test_the_order_of_classes_does_not_matter(seed: int) -> None:
     s, t, y = random_logits(seed, 4, 5)
@@ -169,6 +172,7 @@ def test_the_order_of_classes_does_not_matter(seed: int) -> None:
         assert loss(s[:, order], t[:, order], moved).item() == pytest.approx(loss(s, t, y).item(), abs=1e-9)
 
 
+@FEW
 @given(st.integers(0, 1000), st.floats(0.5, 8))
 def test_dkd_parts_make_up_the_plain_divergence(seed: int, temperature: float) -> None:
     s, t, y = random_logits(seed, 4, 5)
@@ -178,6 +182,7 @@ def test_dkd_parts_make_up_the_plain_divergence(seed: int, temperature: float) -
     assert torch.allclose(target + (1 - p) * others, whole, atol=1e-12)
 
 
+@FEW
 @given(st.integers(0, 1000), st.floats(0.1, 1.0), st.floats(-0.2, 0.2))
 def test_dist_ignores_an_affine_map_of_the_probabilities_not_of_the_logits(seed: int, a: float, b: float) -> None:
     s, t, _ = random_logits(seed, 4, 5)
@@ -187,6 +192,7 @@ def test_dist_ignores_an_affine_map_of_the_probabilities_not_of_the_logits(seed:
     assert dist_loss(3 * s, t).item() != pytest.approx(dist_loss(s, t).item(), abs=1e-4)
 
 
+@FEW
 @given(st.integers(0, 1000))
 def test_ofa_with_gamma_one_is_the_divergence_and_the_teachers_entropy(seed: int) -> None:
     s, t, y = random_logits(seed, 4, 5)
@@ -197,6 +203,7 @@ def test_ofa_with_gamma_one_is_the_divergence_and_the_teachers_entropy(seed: int
     assert ofa_loss(t, t, y).item() == pytest.approx(entropy)
 
 
+@FEW
 @given(st.integers(0, 1000), st.floats(1.0, 3.0), st.floats(0.05, 1.0))
 def test_ofa_weights_and_gamma(seed: int, gamma: float, more: float) -> None:
     """The label's weight grows with gamma; the others fall in the code's form, and stay in the paper's."""
@@ -239,6 +246,7 @@ def test_ofa_exits_each_have_their_gamma() -> None:
         OFALoss([1.0, 1.5, 2.0])(S, T, Y, exits[:1])
 
 
+@FEW
 @given(st.integers(0, 1000))
 def test_pld_is_convex_positive_and_its_gradient_sums_to_zero(seed: int) -> None:
     s, t, y = random_logits(seed, 4, 5)
@@ -250,6 +258,7 @@ def test_pld_is_convex_positive_and_its_gradient_sums_to_zero(seed: int) -> None
     assert other.grad.sum(1).abs().max() < 1e-12
 
 
+@FEW
 @given(st.integers(0, 1000))
 def test_pld_gradient_is_that_of_the_card(seed: int) -> None:
     s, t, y = random_logits(seed, 1, 5)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from loss_cases import FEW
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,6 +42,7 @@ def test_margin_mse_of_the_card() -> None:
     assert pointwise.item() == near(42.375)
 
 
+@FEW
 @given(st.integers(0, 1000))
 def test_margin_mse_ignores_what_a_query_adds_to_all_its_scores(seed: int) -> None:
     s_pos, s_neg, t_pos, t_neg = normal(4, 5, seed=seed)
@@ -101,6 +103,7 @@ def test_alignment_of_equal_micro_batches_is_that_of_the_batch(kind: str) -> Non
     assert torch.allclose(whole, parts)
 
 
+@FEW
 @given(st.integers(0, 1000))
 def test_alignment_bounds_the_change_of_a_retrieval_score(seed: int) -> None:
     """|<s, d> - <t, d>| <= |s - t| |d|: a ranking whose gaps exceed twice that stays."""
@@ -187,6 +190,7 @@ def test_variances_are_of_the_population() -> None:
     assert 1 - concordance_loss(x, ORDER).item() == near(0.8)
 
 
+@FEW
 @given(st.integers(0, 1000), st.floats(0.1, 10), st.floats(-10, 10))
 def test_concordance_is_symmetric_and_below_the_correlation(seed: int, a: float, b: float) -> None:
     x, y = normal(2, 9, seed=seed)
