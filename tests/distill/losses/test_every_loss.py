@@ -53,7 +53,7 @@ def test_large_half_precision_values_stay_finite(case: Case, dims: int) -> None:
 
 @pytest.mark.parametrize(("case", "dims"), SMALLEST)
 def test_gradients(case: Case, dims: int) -> None:
-    student, teacher = (x[:3] if dims == 0 else x[:3, :, :2, :3] for x in pair(dims, torch.float64))
+    student, teacher = (x[:3] if dims == 0 else x[:3, :, :2, :2] for x in pair(dims, torch.float64))
     loss = build(case, dims, torch.float64)
     for parameter in loss.parameters():
         parameter.requires_grad_(False)

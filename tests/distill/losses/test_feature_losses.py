@@ -98,6 +98,15 @@ def test_simkd_projector_costs_what_the_card_says() -> None:
     assert sum(p.numel() for m in convolutions for p in m.parameters()) == 212_992
 
 
+@pytest.mark.parametrize("side", [1, 3, 8])
+def test_hierarchical_context_of_equal_maps_is_zero(side: int) -> None:
+    f = normal(2, 3, side, side).requires_grad_()
+    loss = hierarchical_context_loss(f, f.detach().clone())
+    loss.backward()
+    assert loss.item() == 0
+    assert not f.grad.any()
+
+
 # FitNets
 
 
@@ -416,14 +425,19 @@ def test_reviewkd_compares_at_the_teachers_size_and_channels() -> None:
     assert ReviewKDLoss([1024, 4], [6, 5]).fusions[0].reduce[0].out_channels == 512
 
 
-def test_reviewkd_hands_deep_features_up() -> None:
+def test_reviewkd_fuses_deep_features_by_attention() -> None:
+    """With an attention of one half each, the mean of the reduced stage and of the deeper one at its size."""
     torch.manual_seed(0)
-    loss = ReviewKDLoss([3, 3], [3, 3])
-    s = [torch.randn(2, 3, n, n, requires_grad=True) for n in (2, 4)]
-    t = [torch.randn(2, 3, n, n) for n in (2, 4)]
-    projected, _ = loss.fusions[1](s[1], loss.fusions[0](s[0], None, (2, 2))[1], (4, 4))
-    hierarchical_context_loss(projected, t[1]).backward()
-    assert s[0].grad.any()
+    fusion = ReviewKDLoss([3, 3], [3, 3]).eval().fusions[1]
+    nn.init.zeros_(fusion.attention.weight)
+    nn.init.zeros_(fusion.attention.bias)
+    stage, deeper = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 2)
+    projected, fused = fusion(stage, deeper, (8, 8))
+    expected = (fusion.reduce(stage) + deeper.repeat_interleave(2, 2).repeat_interleave(2, 3)) / 2
+    assert torch.allclose(fused, expected, atol=1e-6)
+    assert torch.allclose(projected, fusion.expand(expected.repeat_interleave(2, 2).repeat_interleave(2, 3)), atol=1e-6)
+    nn.init.constant_(fusion.attention.bias, 50.0)  # the sigmoid of each share is 1: they need not sum to 1
+    assert torch.allclose(fusion(stage, deeper, (8, 8))[1], 2 * expected, atol=1e-5)
 
 
 def test_reviewkd_that_cannot_be_built_or_run_is_refused() -> None:

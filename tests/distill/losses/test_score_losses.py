@@ -181,7 +181,7 @@ def test_two_constants_have_concordance_zero_and_a_finite_gradient() -> None:
 
 
 def test_variances_are_of_the_population() -> None:
-    """torchmetrics has had both conventions: dividing the variances by n - 1 alone would give 0.833333 for a shift."""
+    """torchmetrics 1.9.0 divides by n - 1: it gives 0.833333 for the shift by one, and 0.8 is ours."""
     x = ORDER + 1
     covariance = ((x - x.mean()) * (ORDER - ORDER.mean())).sum()
     for divisor, ccc in ((5, 0.8), (4, 0.833333)):
