@@ -27,8 +27,8 @@ def dist_loss(
     the definition, and shows where a vector is almost constant.
 
     Shape: student, teacher (B, C) or (B, C, *S); valid (B) or (B, *S) bool; a scalar.
-    Raises ValueError for other shapes; InputError for T <= 0, one class, or (gamma > 0) fewer than 3 samples: rho of
-    two numbers is -1 or 1 and teaches nothing. With two classes the same holds for inter.
+    Raises ValueError for other shapes; InputError for T <= 0, one class, both weights 0, or (gamma > 0) fewer than 3
+    samples: rho of two numbers is -1 or 1 and teaches nothing. With two classes the same holds for inter.
     Reference: Huang et al., NeurIPS 2022, arXiv 2205.10536.
 
     >>> import torch  # rows (1/2, 1/3, 1/6) against (1/3, 1/2, 1/6): rho = (0 + 0 + 1/36) / (2/36) = 1/2
@@ -37,6 +37,8 @@ def dist_loss(
     0.5
     """
     require_positive(temperature=temperature)
+    if not (beta or gamma):
+        raise InputError("beta and gamma of DIST are both 0: nothing is compared")
     s, t = compared_logits(student, teacher)
     if valid is not None:
         need("valid", valid, [(s.shape[0], *s.shape[2:])])

@@ -19,7 +19,8 @@ def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, an
     L_A. Where samples coincide their distance has gradient zero. O(B^3) memory. The loss is of the whole batch.
 
     Shape: student (B, D_s), teacher (B, D_t), pooled embeddings; a scalar.
-    Raises ValueError for other shapes; InputError for B < 3, where every normalised distance and angle is constant.
+    Raises ValueError for other shapes; InputError if both weights are 0, and for B < 3, where every normalised distance
+    and angle is constant.
     Reference: Park et al., CVPR 2019, arXiv 1904.05068.
 
     >>> import torch  # on a line at 0, 1, 2 against 0, 1, 3: distances / mean 3/4, 3/4, 3/2 against 1/2, 1, 3/2
@@ -33,6 +34,8 @@ def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, an
     need("teacher", teacher, [(student.shape[0], teacher.shape[1])])
     if len(student) < 3:
         raise InputError(f"RKD needs 3 or more samples in the batch, not {len(student)}: enlarge the batch")
+    if not (distance_weight or angle_weight):
+        raise InputError("both weights of RKD are 0: nothing is compared")
     s, t = full_precision(student, teacher)
     loss = s.new_zeros(())
     with no_autocast(s):

@@ -25,7 +25,7 @@ def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """
     need("teacher", teacher, [(student.shape[0], *teacher.shape[1:])])
     if student.shape[0] < 2:
-        raise InputError("similarities need 2 or more samples in the batch, not 1: enlarge the batch")
+        raise InputError(f"similarities need 2 or more samples in the batch, not {len(student)}: enlarge the batch")
     s, t = full_precision(student, teacher)
     with no_autocast(s):
         difference = similarities(s) - similarities(t)

@@ -80,7 +80,7 @@ def masked(loss: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def banked(loss: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
-    index = torch.arange(len(student))
+    index = torch.arange(len(student), device=student.device)
     return loss(student, teacher, index, loss.negatives(index, torch.rand(len(student), 10, generator=generator(7))))
 
 

@@ -88,3 +88,17 @@ def test_parts_that_train(case: Case, dims: int) -> None:
         assert [name for name, p in loss.named_parameters() if p.grad is None or not p.grad.any()] == []
     else:
         assert not loss.state_dict()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("case", "dims"), EACH)
+def test_the_device_does_not_matter(case: Case, dims: int) -> None:
+    """Also where random numbers come from the CPU, as the engine's do."""
+    student, teacher = pair(dims, torch.float64)
+    exact = case.call(build(case, dims, torch.float64), student, teacher)
+    there = student.cuda().requires_grad_()
+    loss = case.call(build(case, dims, torch.float64).cuda(), there, teacher.cuda())
+    loss.backward()
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-9)
+    assert there.grad.isfinite().all()

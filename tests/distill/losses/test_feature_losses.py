@@ -230,6 +230,8 @@ def test_too_few_samples_are_refused() -> None:
     for samples in (1, 2):
         with pytest.raises(InputError, match=f"3 or more samples in the batch, not {samples}"):
             rkd_loss(torch.ones(samples, 3), torch.ones(samples, 3))
+    with pytest.raises(InputError, match="both weights of RKD are 0"):
+        rkd_loss(torch.ones(4, 3), torch.ones(4, 3), 0, 0)
     with pytest.raises(ValueError, match="pool the features first"):
         rkd_loss(torch.ones(4, 3, 2, 2), torch.ones(4, 3))
 

@@ -324,6 +324,8 @@ def test_what_teaches_nothing_is_refused() -> None:
         DISTLoss(2, gamma=0)
     with pytest.raises(InputError, match="standardised logits of 2 classes carry no confidence"):
         hinton_kd_loss(S[:, :2], T[:, :2], standardise=True)
+    with pytest.raises(InputError, match="beta and gamma of DIST are both 0"):
+        dist_loss(S, T, 0, 0)
     for rows in (1, 2):
         with pytest.raises(InputError, match=f"needs 3 or more samples or voxels, not {rows}"):
             dist_loss(S[:rows], T[:rows])
