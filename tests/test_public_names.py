@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from medkd.claims import CLAIMS
 from medkd.cli.app import app
 from medkd.config.recipe import PhaseOptions, Recipe
 from medkd.config.registry import methods
+from medkd.distill import losses
 
 ROOT = Path(__file__).parents[1]
 VERBS = {"quickstart", "prepare", "train", "evaluate", "predict", "reproduce", "methods", "config"}
@@ -30,6 +33,20 @@ def test_methods_and_claims() -> None:
         "tgeo_kd",
     }  # fmt: skip
     assert set(CLAIMS) == {"bcp"}
+
+
+def test_distillation_losses() -> None:
+    found = {
+        name
+        for module in pkgutil.iter_modules(losses.__path__)
+        for name in vars(importlib.import_module(f"{losses.__name__}.{module.name}"))
+        if name.endswith("Loss")
+    }
+    assert found == {
+        "HintonKDLoss", "BernoulliKDLoss", "DKDLoss", "DISTLoss", "OFALoss", "PLDLoss", "CWDLoss", "BPKDLoss",
+        "MGDLoss", "FitNetLoss", "AttentionTransferLoss", "ReviewKDLoss", "SimKDLoss", "SimilarityPreservingLoss", "RKDLoss",
+        "CRDLoss", "MarginMSELoss", "EmbeddingAlignmentLoss", "ConcordanceLoss",
+    }  # fmt: skip
 
 
 def test_keys_of_a_recipe() -> None:

@@ -1,1 +1,1 @@
-"""Knowledge distillation of any task."""
+"""Knowledge distillation: a small student learns from a strong teacher, whatever their task."""

@@ -10,13 +10,14 @@ float64). Two published forms of the soft Dice of class c in a region m, and nnU
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from medkd.engine.tensors import at_least_float32, need
 
 DiceForm = Literal["batch_squared", "sample_linear", "batch_linear"]
 SMOOTH: dict[str, float] = {"batch_squared": 1e-10, "sample_linear": 1e-5, "batch_linear": 1e-5}
@@ -90,18 +91,6 @@ def region_dice_ce(
 def full_resolution(output: Tensor, image: Tensor) -> Tensor:
     """The first output of a network with deep supervision, (B, n, K, *S) to (B, K, *S); any other output as it is."""
     return output[:, 0] if output.ndim > image.ndim else output
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Float16 and bfloat16 to float32; float32 and float64 as they are."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def need(name: str, x: Tensor, shapes: Sequence[Sequence[int]]) -> None:
-    """Raise ValueError unless x has one of the shapes: broadcasting would hide the mistake."""
-    allowed = [tuple(shape) for shape in shapes]
-    if tuple(x.shape) not in allowed:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; needed: {' or '.join(map(str, allowed))}")
 
 
 def one_hot(label: Tensor, classes: int) -> Tensor:

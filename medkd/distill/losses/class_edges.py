@@ -1,0 +1,57 @@
+"""The voxels on the border of each class of a label map, and how wide the border is on an anisotropic grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medkd.distill.losses.shared import require_positive
+from medkd.errors import InputError
+
+MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
+
+def edges(labels: Tensor, classes: int, kernel: int | Sequence[int], ignore_index: int = -100) -> Tensor:
+    """(B, C, *S) bool: dilation less erosion of each class by a box of `kernel` voxels; ignored voxels have no class.
+
+    That is where the box holds both a voxel of the class and one of another. Outside the image is no class.
+
+    >>> import torch
+    >>> edges(torch.tensor([[0, 0, 1, 1]]), 2, 3).int().tolist()
+    [[[0, 1, 1, 0], [0, 1, 1, 0]]]
+    """
+    sides = kernel_sides(kernel, labels.ndim - 1)
+    own = labels[:, None] == torch.arange(classes, device=labels.device).view(-1, *[1] * (labels.ndim - 1))
+    valid = (labels != ignore_index)[:, None]
+    return dilated(own, sides) & dilated(~own & valid, sides) & valid
+
+
+def dilated(mask: Tensor, sides: Sequence[int]) -> Tensor:
+    """True where the box around a voxel of (B, C, *S) holds a True: a maximum along one axis after the other."""
+    x = mask.to(torch.float32)
+    for axis, side in enumerate(sides):
+        if side > 1:
+            window = [side if i == axis else 1 for i in range(len(sides))]
+            x = MAX_POOL[len(sides)](x, window, stride=1, padding=[n // 2 for n in window])
+    return x > 0
+
+
+def kernel_sides(kernel: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """One odd number of voxels for each axis. Raises InputError for anything else."""
+    sides = (kernel,) * dims if isinstance(kernel, int) else tuple(kernel)
+    if len(sides) != dims or any(side < 1 or side % 2 == 0 for side in sides):
+        raise InputError(f"kernel is {kernel}; it must be one odd number of voxels, or one for each of {dims} axes")
+    return sides
+
+
+def edge_kernel(spacing: Sequence[float], width: float) -> tuple[int, ...]:
+    """The odd number of voxels nearest to `width` mm on each axis with `spacing` mm; 1 on an axis too coarse for it.
+
+    >>> edge_kernel((1.0, 1.0, 5.0), width=7.0)
+    (7, 7, 1)
+    """
+    require_positive(width=width, **{f"spacing[{axis}]": step for axis, step in enumerate(spacing)})
+    return tuple(2 * int(width / step // 2) + 1 for step in spacing)
