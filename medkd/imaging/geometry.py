@@ -48,6 +48,16 @@ def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.
     return turned, affine @ orient.inv_ornt_aff(orientation, array.shape), Reorientation(orientation, array.shape)
 
 
+def flip_lps(places: np.ndarray) -> np.ndarray:
+    """DICOM's patient axes (left, posterior, superior) as RAS, and back: it is its own inverse.
+
+    places: points or directions (..., 3), or an affine (4, 4) that gives them.
+    """
+    if places.shape == (4, 4):
+        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ places
+    return places * np.array([-1.0, -1.0, 1.0])
+
+
 def voxel_sizes(affine: np.ndarray) -> np.ndarray:
     """(3,) edge lengths in mm along the array axes."""
     return np.linalg.norm(affine[:3, :3], axis=0)
