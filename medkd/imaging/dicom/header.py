@@ -68,7 +68,8 @@ def _parse(file: BinaryIO) -> Header:
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise InputError(f"its header is damaged ({reason})") from None
     here = file.tell()
-    return Header(dataset, here if here < size else None)
+    ended = here >= size and syntax_of(dataset) != DEFLATED  # which pydicom reads to the end at once
+    return Header(dataset, None if ended else here)
 
 
 def syntax_of(dataset: Dataset) -> UID:

@@ -181,7 +181,7 @@ def _decoded(file: Path, layout: Format) -> np.ndarray:
             dataset = dcmread(file, force=True)
             syntax = syntax_of(dataset) or ExplicitVRLittleEndian
             if "PixelData" not in dataset:
-                raise InputError("holds no integer pixels")
+                raise InputError("has no integer pixels, or ends before them")
             if syntax.is_encapsulated:
                 _check_codestreams(dataset, layout)
             if _decoder(syntax) is None:
@@ -230,7 +230,7 @@ def _by_simpleitk(dataset: Dataset, syntax: UID) -> np.ndarray:
     for tag in (tags.SOP_CLASS_UID, tags.SOP_INSTANCE_UID):
         if tag in dataset:
             copy[tag] = dataset[tag]
-    copy.update({tag: dataset[tag] for tag in dataset.group_dataset(0x0028) if tag < 0x00280110})
+    copy.update({e.tag: e for e in dataset.group_dataset(0x0028) if e.tag < 0x00280110})
     copy[tags.PIXEL_DATA] = dataset[tags.PIXEL_DATA]
     if text(dataset, tags.SAMPLES_PER_PIXEL) in ("", "1"):
         copy.PhotometricInterpretation = "MONOCHROME2"

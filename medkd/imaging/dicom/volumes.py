@@ -95,16 +95,17 @@ def _plan(series: Series, part: Part, members: list[Frame], common: list[tuple[s
     first = frames[0]
     problems = [*common, *part.problems, *_pixel_problems(series, frames)]
     directions = directions_of(first.orientation) if first.orientation else None
-    for missing, what in (
-        (first.orientation is None, "does not state its orientation"),
-        (first.orientation is not None and directions is None, "has an orientation that is not two perpendicular axes"),
-        (any(frame.position is None for frame in frames), "does not state the position of every slice"),
-        (first.spacing is None or min(first.spacing) <= 0, "does not state its pixel spacing"),
-    ):
-        if missing:
-            problems.append((f"its header {what}", ""))
+    needs = {
+        "its orientation": first.orientation,
+        "the position of every slice": all(frame.position for frame in frames),
+        "its pixel spacing": first.spacing and min(first.spacing) > 0,
+    }
+    if missing := [name for name, value in needs.items() if not value]:
+        problems.append((f"its header does not state {', '.join(missing)}", ""))
+    elif directions is None:
+        problems.append(("its orientation is not two perpendicular axes", ""))
     shape = (first.columns, first.rows, len(frames))
-    if directions is None or any(f.position is None for f in frames) or not first.spacing or min(first.spacing) <= 0:
+    if missing or directions is None:
         return _unplaced(series, shape, [problem for problem, _ in problems], frames)
     stacked = stack(frames, directions)
     problems += stacked.problems
