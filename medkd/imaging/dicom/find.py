@@ -17,8 +17,9 @@ from medkd.imaging.dicom.series import Series, group
 from medkd.imaging.dicom.values import items, text
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
-THREADS = 8
-"""Headers are parsed one at a time whatever this is (Python); it hides the latency of network folders."""
+THREADS = 4
+"""Python parses one header at a time, so on a local disk these change nothing; they hide the latency of a network
+folder (with 3 ms a file, 128 headers took a third of the time)."""
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import warnings
 import zlib
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from pydicom import Dataset, dcmread
+from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from medkd.errors import InputError
@@ -21,6 +23,30 @@ DEFERRED = 1 << 16  # bytes: larger values stay in the file until they are asked
 LARGEST_INFLATED = 1 << 30  # bytes of a deflated data set
 DEFLATED = "1.2.840.10008.1.2.1.99"
 BARE = ((b"\x08\x00", b"\x02\x00"), (b"\x00\x08", b"\x00\x02"))  # first groups of data sets that lack a preamble
+
+
+class Quiet:
+    """No warnings while any thread is inside; Python's own context leaves them off if threads leave in disorder."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__(None, None, None)
+
+
+quiet = Quiet()
 
 
 class Header(NamedTuple):
@@ -58,8 +84,7 @@ def read_header(path: Path) -> Header | None:
 
 def _parse(file: BinaryIO) -> Header:
     size = os.fstat(file.fileno()).st_size
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what matters in a header is checked where it is used
+    with quiet:  # what matters in a header is checked where it is used
         try:
             dataset = dcmread(file, stop_before_pixels=True, force=True, defer_size=DEFERRED)
         except OSError:
@@ -74,7 +99,8 @@ def _parse(file: BinaryIO) -> Header:
 
 def syntax_of(dataset: Dataset) -> UID:
     """The transfer syntax; empty if the file does not state it."""
-    return UID(text(getattr(dataset, "file_meta", Dataset()), tags.TRANSFER_SYNTAX_UID))
+    stated = text(getattr(dataset, "file_meta", Dataset()), tags.TRANSFER_SYNTAX_UID)
+    return UID(stated, validation_mode=IGNORE)
 
 
 def _check_inflated_size(file: BinaryIO, start: bytes) -> None:

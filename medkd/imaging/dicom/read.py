@@ -8,7 +8,8 @@ import numpy as np
 
 from medkd.errors import InputError, raise_all
 from medkd.imaging.dicom import mosaic, tags
-from medkd.imaging.dicom.pixels import pixel_format, stored_pixels
+from medkd.imaging.dicom.layout import pixel_layout
+from medkd.imaging.dicom.pixels import stored_pixels
 from medkd.imaging.dicom.resample import resample
 from medkd.imaging.dicom.rescale import apply, scaling
 from medkd.imaging.dicom.series import Series
@@ -66,5 +67,5 @@ def _grey(series: Series, file: int, frames: list[int]) -> np.ndarray:
     if pixels.ndim != 3 or pixels.dtype.kind not in "iu":
         raise InputError(f"{path.name} is a colour image; grey values are needed")
     if text(header, tags.PHOTOMETRIC_INTERPRETATION) == "MONOCHROME1" and inverts(series.modality):
-        np.subtract(pixel_format(header).bright, pixels, out=pixels, casting="unsafe")
+        np.subtract(pixel_layout(header).bright, pixels, out=pixels, casting="unsafe")
     return pixels
