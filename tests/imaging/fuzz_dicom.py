@@ -56,7 +56,7 @@ def seeds() -> list[Path]:
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """One to four mutations: flipped bytes (mostly of the header), extreme lengths and sizes, nonsense numbers, cuts."""
+    """One to four mutations: flipped bytes, mostly of the header, extreme lengths and sizes, nonsense numbers, cuts."""
     broken = bytearray(data)
     header = max(200, data.rfind(b"\xe0\x7f\x10\x00"))
     for _ in range(rng.integers(1, 5)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,9 @@ from pydicom.uid import (
 from medkd.errors import InputError
 from medkd.imaging.dicom import tags
 from medkd.imaging.dicom.codestream import picture
-from medkd.imaging.dicom.header import quiet, syntax_of
+from medkd.imaging.dicom.header import syntax_of
 from medkd.imaging.dicom.layout import Layout
+from medkd.imaging.dicom.quiet import quiet
 from medkd.imaging.dicom.values import text
 
 JPEG_2000, HTJ2K = JPEG2000TransferSyntaxes[:2], JPEG2000TransferSyntaxes[-3:]
@@ -88,9 +89,10 @@ def _encoded(file: Path, layout: Layout) -> tuple[Dataset, UID]:
         syntax = syntax_of(dataset) or ExplicitVRLittleEndian
         if "PixelData" not in dataset:
             raise InputError("it has no integer pixels, or ends before them")
-        for data in (
-            generate_frames(dataset.PixelData, number_of_frames=layout.frames) if syntax.is_encapsulated else ()
-        ):
+        if decoder_of(syntax) is None:
+            helps = f"; install {WOULD_HELP[syntax]}" if syntax in WOULD_HELP else ""
+            raise InputError(f"it is stored as {syntax.name}, which cannot be decoded here{helps}")
+        for data in _codestreams(dataset, syntax, layout):
             found = picture(data)
             if found and (found.rows, found.columns) != (layout.rows, layout.columns):
                 sizes = f"{found.columns} x {found.rows}, its header says {layout.columns} x {layout.rows}"
@@ -100,6 +102,11 @@ def _encoded(file: Path, layout: Layout) -> tuple[Dataset, UID]:
     except Exception as error:  # pydicom raises whatever a broken file makes it raise
         raise InputError(f"its pixels are damaged ({_short(error)})") from None
     return dataset, syntax
+
+
+def _codestreams(dataset: Dataset, syntax: UID, layout: Layout) -> Iterator[bytes]:
+    if syntax.is_encapsulated:
+        yield from generate_frames(dataset.PixelData, number_of_frames=layout.frames)
 
 
 def _by_pydicom(dataset: Dataset, syntax: UID, frames: Sequence[int]) -> np.ndarray:

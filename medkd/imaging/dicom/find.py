@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from medkd.errors import InputError
 from medkd.imaging.dicom import archive, tags
@@ -127,6 +127,6 @@ def _listed(path: Path, header: Header) -> list[Path]:
     listed = []
     for record in items(header.dataset, tags.DIRECTORY_RECORDS):
         parts = [part for part in text(record, tags.REFERENCED_FILE_ID).split("\\") if part]
-        if parts and ".." not in parts and not any("/" in part or PureWindowsPath(part).drive for part in parts):
+        if parts and not any(part == ".." or set(part) & set("/\0:") for part in parts):
             listed.append(path.parent.joinpath(*parts))
     return listed

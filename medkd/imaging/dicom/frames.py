@@ -11,6 +11,7 @@ from medkd.imaging.dicom import mosaic, tags
 from medkd.imaging.dicom.series import Series
 from medkd.imaging.dicom.values import integer, item, items, number, numbers, text
 
+LARGEST = 1e5  # mm: a place or size beyond is rubbish
 Key = tuple[str, str | tuple[float, ...]]
 
 
@@ -109,12 +110,14 @@ def _place(header: Dataset, groups: list[Dataset]) -> dict:
         found = (numbers(i, tag, count) for group in groups if (i := item(group, sequence)) is not None)
         return next((value for value in found if value), None)
 
+    position = of(tags.PLANE_POSITION, tags.IMAGE_POSITION_PATIENT, 3)
+    spacing = of(tags.PIXEL_MEASURES, tags.PIXEL_SPACING, 2)
     gap = of(tags.PIXEL_MEASURES, tags.SPACING_BETWEEN_SLICES, 1) or numbers(header, tags.SPACING_BETWEEN_SLICES, 1)
     gap = gap or of(tags.PIXEL_MEASURES, tags.SLICE_THICKNESS, 1)
     return {
-        "spacing": of(tags.PIXEL_MEASURES, tags.PIXEL_SPACING, 2),
+        "spacing": spacing if spacing and 1 / LARGEST < min(spacing) and max(spacing) < LARGEST else None,
         "orientation": of(tags.PLANE_ORIENTATION, tags.IMAGE_ORIENTATION_PATIENT, 6),
-        "position": of(tags.PLANE_POSITION, tags.IMAGE_POSITION_PATIENT, 3),
+        "position": position if position and max(map(abs, position)) < LARGEST else None,
         "gap": abs(gap[0]) if gap else None,
         "reference": text(header, tags.FRAME_OF_REFERENCE_UID),
     }

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
-import warnings
 import zlib
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -16,6 +14,7 @@ from pydicom.uid import UID
 
 from medkd.errors import InputError
 from medkd.imaging.dicom import tags
+from medkd.imaging.dicom.quiet import quiet
 from medkd.imaging.dicom.values import text
 
 PREAMBLE = 128
@@ -23,30 +22,6 @@ DEFERRED = 1 << 16  # bytes: larger values stay in the file until they are asked
 LARGEST_INFLATED = 1 << 30  # bytes of a deflated data set
 DEFLATED = "1.2.840.10008.1.2.1.99"
 BARE = ((b"\x08\x00", b"\x02\x00"), (b"\x00\x08", b"\x00\x02"))  # first groups of data sets that lack a preamble
-
-
-class Quiet:
-    """No warnings while any thread is inside; Python's own context leaves them off if threads leave in disorder."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._before = warnings.catch_warnings()
-                self._before.__enter__()
-                warnings.simplefilter("ignore")
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._before.__exit__(None, None, None)
-
-
-quiet = Quiet()
 
 
 class Header(NamedTuple):
@@ -76,7 +51,7 @@ def read_header(path: Path) -> Header | None:
             file.seek(0)
             header = _parse(file)
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror or error})") from None
+        raise InputError(f"it cannot be read ({error.strerror or error})") from None
     if not marked and not text(header.dataset, tags.SOP_CLASS_UID):
         return None
     return header

@@ -10,6 +10,7 @@ import numpy as np
 from pydicom import Dataset
 
 from medkd.imaging.dicom import tags
+from medkd.imaging.dicom.quiet import quiet
 from medkd.imaging.dicom.values import integer, number, numbers, text
 
 CREATOR, IMAGES_IN_MOSAIC = "SIEMENS MR HEADER", 0x0019000A
@@ -82,7 +83,8 @@ def cut(picture: np.ndarray, side: int) -> np.ndarray:
 def _private(header: Dataset, creator: str, tag: int) -> bytes:
     """A private element of a Siemens block, wherever the block lies; empty if it is absent."""
     try:
-        value = header.private_block(tag >> 16, creator)[tag & 0xFF].value
+        with quiet:
+            value = header.private_block(tag >> 16, creator)[tag & 0xFF].value
     except Exception:  # KeyError where absent; a damaged value raises anything
         return b""
     return value if isinstance(value, bytes) else str(value).encode()

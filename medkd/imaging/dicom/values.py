@@ -10,6 +10,8 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 
+from medkd.imaging.dicom.quiet import quiet
+
 BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 
 
@@ -28,7 +30,8 @@ def text(dataset: Dataset, tag: int) -> str:
 def words(dataset: Dataset, tag: int) -> str:
     """Free text (names, descriptions) in the character set of the file."""
     try:
-        return str(dataset[tag].value or "").strip(" \0") if tag in dataset else ""
+        with quiet:
+            return str(dataset[tag].value or "").strip(" \0") if tag in dataset else ""
     except Exception:  # pydicom raises whatever a malformed value makes it raise
         return text(dataset, tag)
 
@@ -73,7 +76,10 @@ def integer(dataset: Dataset, tag: int, vr: str = "US") -> int | None:
 def items(dataset: Dataset | None, tag: int) -> list[Dataset]:
     """The items of a sequence; none where it is absent or malformed."""
     try:
-        value = dataset[tag].value if dataset is not None and tag in dataset else None
+        if dataset is None or tag not in dataset:
+            return []
+        with quiet:
+            value = dataset[tag].value
         return list(value) if isinstance(value, Sequence) else []
     except Exception:  # as in `words`
         return []

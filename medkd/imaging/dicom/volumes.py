@@ -98,10 +98,10 @@ def _plan(series: Series, part: Part, members: list[Frame], common: list[tuple[s
     needs = {
         "its orientation": first.orientation,
         "the position of every slice": all(frame.position for frame in frames),
-        "its pixel spacing": first.spacing and min(first.spacing) > 0,
+        "its pixel spacing": first.spacing,
     }
     if missing := [name for name, value in needs.items() if not value]:
-        problems.append((f"its header does not state {', '.join(missing)}", ""))
+        problems.append((f"its header does not state, or not sanely, {', '.join(missing)}", ""))
     elif directions is None:
         problems.append(("its orientation is not two perpendicular axes", ""))
     shape = (first.columns, first.rows, len(frames))
