@@ -121,7 +121,8 @@ def _step(series: Series, frame: Frame, gaps: np.ndarray) -> tuple[float, list[s
 
 def _affine(frame: Frame, directions: np.ndarray) -> np.ndarray:
     """(4, 4) from (column, row, 0, 1) to LPS mm; the third axis is the normal, 1 mm."""
-    assert frame.spacing and frame.position
+    assert frame.spacing
+    assert frame.position
     affine = np.eye(4)
     affine[:3, 0] = directions[0] * frame.spacing[1]
     affine[:3, 1] = directions[1] * frame.spacing[0]

@@ -15,8 +15,8 @@ from pydicom.sr.coding import Code
 from medkd.errors import InputError, raise_all
 from medkd.imaging.dicom import tags
 from medkd.imaging.dicom.find import find_series
-from medkd.imaging.dicom.frames import Frame, frames_of
 from medkd.imaging.dicom.frame_grid import FrameGrid, frame_grid, place
+from medkd.imaging.dicom.frames import Frame, frames_of
 from medkd.imaging.dicom.pixels import stored_pixels
 from medkd.imaging.dicom.values import integer, item, items, text, words
 from medkd.imaging.geometry import Grid, voxel_sizes
