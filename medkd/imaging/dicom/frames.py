@@ -115,7 +115,7 @@ def _place(header: Dataset, groups: list[Dataset]) -> dict:
     gap = of(tags.PIXEL_MEASURES, tags.SPACING_BETWEEN_SLICES, 1) or numbers(header, tags.SPACING_BETWEEN_SLICES, 1)
     gap = gap or of(tags.PIXEL_MEASURES, tags.SLICE_THICKNESS, 1)
     return {
-        "spacing": spacing if spacing and 1 / LARGEST < min(spacing) and max(spacing) < LARGEST else None,
+        "spacing": spacing if spacing and min(spacing) > 1 / LARGEST and max(spacing) < LARGEST else None,
         "orientation": of(tags.PLANE_ORIENTATION, tags.IMAGE_ORIENTATION_PATIENT, 6),
         "position": position if position and max(map(abs, position)) < LARGEST else None,
         "gap": abs(gap[0]) if gap else None,
