@@ -30,7 +30,7 @@ from medkd.imaging.dicom.codestream import picture
 from medkd.imaging.dicom.header import syntax_of
 from medkd.imaging.dicom.layout import Layout
 from medkd.imaging.dicom.quiet import quiet
-from medkd.imaging.dicom.values import text
+from medkd.imaging.dicom.values import integer
 
 JPEG_2000, HTJ2K = JPEG2000TransferSyntaxes[:2], JPEG2000TransferSyntaxes[-3:]
 UNSAFE = [*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes]
@@ -127,15 +127,16 @@ def _by_simpleitk(dataset: Dataset, syntax: UID, frames: Sequence[int]) -> np.nd
             copy[tag] = dataset[tag]
     copy.update({e.tag: e for e in dataset.group_dataset(0x0028) if e.tag < 0x00280110})
     copy[tags.PIXEL_DATA] = dataset[tags.PIXEL_DATA]
-    if text(dataset, tags.SAMPLES_PER_PIXEL) in ("", "1"):
+    samples = integer(dataset, tags.SAMPLES_PER_PIXEL) or 1
+    if samples == 1:
         copy.PhotometricInterpretation = "MONOCHROME2"
     with tempfile.TemporaryDirectory(prefix="medkd-") as folder:
         path = Path(folder) / "pixels.dcm"
         copy.save_as(path, enforce_file_format=True)
         SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
         array = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path), imageIO="GDCMImageIO"))
-    single = array.ndim == 2 + (text(dataset, tags.SAMPLES_PER_PIXEL) not in ("", "1"))
-    return (array[None] if single else array)[list(frames)]
+    frame = array.shape[-2:] if samples == 1 else array.shape[-3:]
+    return array.reshape(-1, *frame)[list(frames)]
 
 
 def _short(error: Exception) -> str:
