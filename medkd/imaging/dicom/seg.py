@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
+from pydicom.pixels import get_decoder
 from pydicom.sr.coding import Code
 
 from medkd.errors import InputError, raise_all
@@ -17,7 +18,10 @@ from medkd.imaging.dicom import tags
 from medkd.imaging.dicom.find import find_series
 from medkd.imaging.dicom.frame_grid import FrameGrid, frame_grid, place
 from medkd.imaging.dicom.frames import Frame, frames_of
+from medkd.imaging.dicom.header import syntax_of
+from medkd.imaging.dicom.layout import pixel_layout
 from medkd.imaging.dicom.pixels import stored_pixels
+from medkd.imaging.dicom.quiet import quiet
 from medkd.imaging.dicom.values import integer, item, items, text, words
 from medkd.imaging.geometry import Grid, voxel_sizes
 from medkd.imaging.overlap import chosen, merge
@@ -147,7 +151,7 @@ def _read(file: Path, like: Grid | None) -> Segmentation:
     largest = integer(header, MAXIMUM_FRACTIONAL_VALUE) if kind == "FRACTIONAL" else 1
     _check(kind, largest, segments, shown, frames)
     grid = frame_grid(series, frames) if like is None else FrameGrid(like.affine, tuple(like.shape), ())
-    pixels = stored_pixels(series.files[0], header, series.pixels_at[0])
+    pixels = _bits(series.files[0]) if _is_packed(header) else stored_pixels(series.files[0], header)
     placed = _placed(frames, shown, pixels, grid)
     _check_contents(placed, kind, largest or 1, segments, frames)
     source = item(header, REFERENCED_SERIES)
@@ -156,6 +160,21 @@ def _read(file: Path, like: Grid | None) -> Segmentation:
         text(source, tags.SERIES_INSTANCE_UID) if source is not None else "",
         text(header, tags.FRAME_OF_REFERENCE_UID), grid.notes, tuple(placed),
     )  # fmt: skip
+
+
+def _is_packed(header: Dataset) -> bool:
+    return pixel_layout(header).allocated == 1 and not syntax_of(header).is_encapsulated
+
+
+def _bits(file: Path) -> np.ndarray:
+    """(n, rows, columns) uint8 of all frames at once: a frame of packed bits may begin within a byte."""
+    try:
+        with quiet:
+            dataset = dcmread(file)
+            pixels = get_decoder(syntax_of(dataset)).as_array(dataset, raw=True)[0]
+            return pixels.reshape(-1, dataset.Rows, dataset.Columns)
+    except Exception as error:  # pydicom raises whatever a broken file makes it raise
+        raise InputError(f"its pixels are damaged ({' '.join(str(error).split())[:160]})") from None
 
 
 def _segments(header: Dataset) -> list[Segment]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from medkd import __version__
 from medkd.errors import InputError, raise_all
 from medkd.imaging.dicom import mosaic
 from medkd.imaging.dicom.deidentify import Deidentifier
+from medkd.imaging.dicom.quiet import quiet
 from medkd.imaging.dicom.seg import Segment
 from medkd.imaging.dicom.volumes import Volume
 from medkd.imaging.geometry import flip_lps, realign
@@ -107,8 +107,7 @@ def _segmentation(
     lps = flip_lps(source.affine)
     sizes = np.linalg.norm(lps[:3, :3], axis=0)
     directions = lps[:3, :2] / sizes[:2]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of unusual but valid values in the source
+    with quiet:  # of unusual but valid values in the source
         return hd.seg.Segmentation(
             source_images=[_complete(headers[file]) for file in files],
             pixel_array=pixels,
