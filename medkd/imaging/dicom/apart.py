@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -33,18 +34,19 @@ class _Decoder:
         with self.lock:
             child = self._started()
             assert child.stdin is not None
-            assert child.stdout is not None
+            replies = child.stdout
+            assert isinstance(replies, io.BufferedReader)
             timer = threading.Timer(seconds, child.kill)
             timer.start()
             try:
                 child.stdin.write(json.dumps(request).encode() + b"\n")
                 child.stdin.flush()
-                reply = json.loads(child.stdout.readline() or b"{}")
+                reply = json.loads(replies.readline() or b"{}")
                 if "problems" in reply:
                     raise InputError(reply["problems"])
                 if "shape" in reply:
                     array = np.empty(reply["shape"], reply["dtype"])
-                    if array.nbytes == 0 or child.stdout.readinto(array.data.cast("B")) == array.nbytes:
+                    if array.nbytes == 0 or replies.readinto(array.data.cast("B")) == array.nbytes:
                         return array
             except (OSError, ValueError):
                 pass  # it ended while it was spoken to

@@ -51,7 +51,7 @@ def layout(header: Dataset) -> Layout | str:
     spacing = numbers(header, tags.PIXEL_SPACING, 2)
     gap = number(header, tags.SPACING_BETWEEN_SLICES)
     rows, columns = integer(header, tags.ROWS) or 0, integer(header, tags.COLUMNS) or 0
-    needs = {"the number of its slices": count, "its slice normal": normal, "its position": position}
+    needs: dict[str, object] = {"the number of its slices": count, "its slice normal": normal, "its position": position}
     needs |= {"its orientation": orientation, "its pixel spacing": spacing, "the spacing between its slices": gap}
     if missing := [name for name, value in needs.items() if not value]:
         return f"a Siemens mosaic whose header does not state {', '.join(missing)}"

@@ -46,7 +46,7 @@ def numbers(dataset: Dataset, tag: int, count: int | None = None, vr: str = "DS"
         if value is None or value == b"":
             return None
         if isinstance(value, bytes) and vr in BINARY:
-            order = "<" if dataset.get_item(tag).is_little_endian else ">"  # type: ignore[union-attr]
+            order = "<" if getattr(dataset.get_item(tag), "is_little_endian", True) else ">"
             size = struct.calcsize(BINARY[vr])
             found: tuple[float, ...] = struct.unpack(f"{order}{len(value) // size}{BINARY[vr]}", value)
         elif isinstance(value, bytes):
@@ -94,6 +94,6 @@ def item(dataset: Dataset | None, tag: int) -> Dataset | None:
 def _stored(dataset: Dataset, tag: int) -> Any:
     """The bytes of an element that nobody looked at yet, else its value."""
     try:
-        return dataset.get_item(tag).value  # type: ignore[union-attr]
+        return dataset.get_item(tag).value
     except Exception:  # absent; or a value that was left in the file and is gone
         return None
