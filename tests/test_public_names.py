@@ -13,7 +13,7 @@ from medkd.config.recipe import PhaseOptions, Recipe
 from medkd.config.registry import methods
 
 ROOT = Path(__file__).parents[1]
-VERBS = {"quickstart", "prepare", "train", "evaluate", "predict", "reproduce", "methods", "config"}
+VERBS = {"quickstart", "prepare", "train", "evaluate", "predict", "reproduce", "methods", "config", "info"}
 
 
 def verbs() -> set[str]:

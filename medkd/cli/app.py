@@ -11,6 +11,7 @@ import typer
 
 from medkd.cli.config import config
 from medkd.cli.evaluate import evaluate
+from medkd.cli.info import info
 from medkd.cli.methods import methods
 from medkd.cli.predict import predict
 from medkd.cli.prepare import prepare
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Semi-supervised and source-free adaptation for medical imaging.",
 )
-for verb in (quickstart, prepare, train, evaluate, predict, reproduce, methods):
+for verb in (quickstart, prepare, train, evaluate, predict, reproduce, methods, info):
     app.command()(verb)
 app.add_typer(config, name="config")
 

@@ -1,0 +1,263 @@
+"""Which series of a DICOM archive become cases: grouped by study, chosen by the user, never silently the first."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from medkd.data.dataset import read_table
+from medkd.data.scan_files import SUFFIXES, DicomVolume
+from medkd.errors import InputError
+from medkd.imaging.dicom import tags
+from medkd.imaging.dicom.find import Found as Archive
+from medkd.imaging.dicom.find import find_series
+from medkd.imaging.dicom.series import Series
+from medkd.imaging.dicom.values import words
+from medkd.imaging.dicom.volumes import Volume, plan_volumes
+from medkd.runs.archive_labels import pair_labels
+from medkd.runs.archive_verdict import Verdict, judge
+from medkd.runs.prepare_source import Found, Refused, Source
+
+STUDY_DESCRIPTION = 0x00081030
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which series of an archive are taken, and what may be done to them.
+
+    modality: CT, MR, ... series: a regular expression that is searched in the series description, in any case.
+    pick: CSV with the column series (its UID, which `medkd info --json` prints) and where wanted volume (the name of
+    one of several volumes of a series), patient, split, labelled, train_order. allow_resample: uneven or tilted slices
+    are resampled to a regular grid. allow_burned_in: images whose pixels may show text are taken. in_order: where
+    structures overlap, the class that is named later lies on top.
+    """
+
+    modality: str | None = None
+    series: str | None = None
+    pick: Path | None = None
+    allow_resample: bool = False
+    allow_burned_in: bool = False
+    in_order: bool = False
+
+
+Pick = dict[str, str]
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a source is searched for DICOM: anything but a folder with images/, or with NIfTI or NRRD files in it."""
+    if not path.is_dir():
+        return path.is_file()
+    scans = any(p.name.endswith(SUFFIXES) and not p.name.startswith(".") for p in path.iterdir())
+    return not scans and not (path / "images").is_dir()
+
+
+def find_archive(path: Path, labels: Path | None, classes: Sequence[str] | None, choice: Choice) -> Source:
+    """The cases of an archive with their labels. Raises InputError where nothing further can be checked."""
+    with ExitStack() as stack:
+        archive = stack.enter_context(find_series(path))
+        source = Source(skips=True)
+        images = [series for series in archive.series if series.kind == "image"]
+        if not images:
+            raise InputError(_nothing(path, archive))
+        picks = _picks(choice.pick, images, source.problems) if choice.pick else None
+        chosen = _chosen(images, picks, choice)
+        if not chosen and not source.problems:
+            raise InputError(_none_chosen(path, images, choice))
+        where = _Where(path, archive)
+        for members in _by_study(chosen).values():
+            _study(source, members, picks, choice, where)
+        _remark(source, images, chosen, archive, where)
+        source.cases = pair_labels(source, archive, labels, classes, choice.in_order, where.of, stack)
+        source.opened = stack.pop_all()
+    return source
+
+
+class _Where:
+    """Paths as the user knows them: of a zip, archive.zip/member."""
+
+    def __init__(self, path: Path, archive: Archive):
+        self.path, self.unpacked = path, archive.unpacked and Path(archive.unpacked.name)
+
+    def of(self, file: Path) -> str:
+        inside = self.unpacked and file.is_relative_to(self.unpacked)
+        return str(self.path / file.relative_to(self.unpacked) if inside and self.unpacked else file)
+
+
+def _nothing(path: Path, archive: Archive) -> str:
+    others = Counter(series.modality or "unknown modality" for series in archive.series)
+    if others:
+        return f"{path} holds no DICOM image ({', '.join(f'{n} series {name}' for name, n in others.items())})"
+    if archive.refused:
+        first = archive.refused[0]
+        return f"{path} holds no DICOM file that can be read ({first.file}: {first.reason})"
+    if archive.ignored:
+        return f"{path} holds {len(archive.ignored)} files, and none is DICOM, NIfTI (.nii, .nii.gz) or NRRD (.nrrd)"
+    return f"{path} is empty: no DICOM, NIfTI or NRRD file"
+
+
+def _picks(path: Path, images: Sequence[Series], problems: list[str]) -> dict[str, list[Pick]]:
+    """Series UID -> the rows that name it."""
+    picks: dict[str, list[Pick]] = defaultdict(list)
+    present = {series.uid for series in images}
+    for number, row in enumerate(read_table(path, ("series",)), 2):
+        if row["series"] not in present:
+            problems.append(f"line {number} of {path.name}: there is no image series with the UID {row['series']!r}")
+        picks[row["series"]].append(row)
+    return picks
+
+
+def _chosen(images: Sequence[Series], picks: dict[str, list[Pick]] | None, choice: Choice) -> list[Series]:
+    try:
+        pattern = re.compile(choice.series or "", re.IGNORECASE)
+    except re.error as error:
+        raise InputError(f"--series is {choice.series!r}, not a regular expression: {error}") from None
+    modality = choice.modality.upper() if choice.modality else None
+    return [
+        series
+        for series in images
+        if (picks is None or series.uid in picks)
+        and modality in (None, series.modality.upper())
+        and pattern.search(series.description)
+    ]
+
+
+def _none_chosen(path: Path, images: Sequence[Series], choice: Choice) -> str:
+    wanted = [f"modality {choice.modality}"] if choice.modality else []
+    wanted += [f"a description that matches {choice.series!r}"] if choice.series else []
+    wanted += [f"a UID of {choice.pick}"] if choice.pick else []
+    there = Counter(f"{series.modality or 'no modality'} {series.description!r}" for series in images)
+    shown = ", ".join(f"{name} ({n})" for name, n in there.most_common(12))
+    more = f" and {len(there) - 12} more" if len(there) > 12 else ""
+    return f"no series of {path} has {' and '.join(wanted)}; there are {shown}{more}"
+
+
+def _by_study(chosen: Sequence[Series]) -> dict[tuple[str, str], list[Series]]:
+    studies: dict[tuple[str, str], list[Series]] = defaultdict(list)
+    for series in chosen:
+        studies[series.patient, series.study_uid].append(series)
+    return studies
+
+
+def _study(
+    source: Source, members: list[Series], picks: dict[str, list[Pick]] | None, choice: Choice, where: _Where
+) -> None:
+    """The cases of one study: what was picked, or its only series; several are an error that lists them all."""
+    planned = {series: plan_volumes(series) for series in members}
+    if picks is None and len(members) > 1:
+        lines = [_line(series, volume, choice) for series, volumes in planned.items() for volume in volumes]
+        source.problems.append(_ask(f"{len(members)} series of the study", members[0], where, lines))
+        return
+    for series, volumes in planned.items():
+        for row in picks[series.uid] if picks is not None else [{}]:
+            _series(source, series, volumes, row, choice, where)
+
+
+def _series(
+    source: Source, series: Series, volumes: Sequence[Volume], row: Pick, choice: Choice, where: _Where
+) -> None:
+    named = [v for v in volumes if v.name == row["volume"]] if row.get("volume") else list(volumes)
+    if not named:
+        names = ", ".join(repr(volume.name) for volume in volumes)
+        source.problems.append(f"series {series.uid} has no volume {row['volume']!r}; there are {names}")
+        return
+    verdicts = [judge(volume, choice.allow_resample, choice.allow_burned_in) for volume in named]
+    if all(verdict.problems for verdict in verdicts):
+        source.refused.append(_refused(series, verdicts[0], where, row))
+    elif len(named) > 1:
+        lines = [_line(series, volume, choice) for volume in named]
+        source.problems.append(_ask(f"{len(named)} volumes of the series", series, where, lines))
+    else:
+        source.cases.append(_case(series, named[0], row, choice, where))
+
+
+def _ask(what: str, series: Series, where: _Where, lines: Sequence[str]) -> str:
+    listed = "".join(f"\n    {line}" for line in lines)
+    return (
+        f"{what} in {where.of(series.files[0].parent)} are candidates; choose with --modality, --series PATTERN, or "
+        f"--pick FILE.csv (columns series and, of several volumes, volume):{listed}"
+    )
+
+
+def _line(series: Series, volume: Volume, choice: Choice) -> str:
+    verdict = judge(volume, choice.allow_resample, choice.allow_burned_in)
+    number = "" if series.number is None else f"{series.number}, "
+    size = " x ".join(map(str, volume.shape))
+    name = f", volume {volume.name!r}" if volume.name else ""
+    state = f"refused: {verdict.problems[0]}" if verdict.problems else "accepted"
+    return f"series {number}{series.modality} {series.description!r}{name}, {size}, {state} (UID {series.uid})"
+
+
+def _case(series: Series, volume: Volume, row: Pick, choice: Choice, where: _Where) -> Found:
+    patient = _patient(series, row)
+    identity = f"{series.study_uid} {series.uid} {volume.name}".strip()
+    return Found(
+        id=f"{safe_name(patient)}_{hashlib.sha256(identity.encode()).hexdigest()[:6]}",
+        patient=patient,
+        images=(DicomVolume(volume, choice.allow_resample),),
+        label=None,
+        split=row.get("split", ""),
+        labelled=row.get("labelled", ""),
+        train_order=row.get("train_order", ""),
+        identity=identity,
+        where=where.of(series.files[0].parent),
+        modality=series.modality,
+        identifiers=identifiers(series, patient),
+    )
+
+
+def _refused(series: Series, verdict: Verdict, where: _Where, row: Pick) -> Refused:
+    patient = _patient(series, row)
+    fix = f" (with {verdict.fix})" if verdict.fix else ""
+    reason = "; ".join(verdict.problems) + fix
+    folder = where.of(series.files[0].parent)
+    return Refused(patient, f"{series.study_uid} {series.uid}", folder, reason, identifiers(series, patient))
+
+
+def _patient(series: Series, row: Pick) -> str:
+    return row.get("patient") or series.patient or f"study {series.study_uid}"
+
+
+def identifiers(series: Series, patient: str) -> frozenset[str]:
+    """The words by which a series can be traced: names and numbers of its patient, its descriptions, UIDs and paths."""
+    header = series.headers[0]
+    texts = [patient, *(words(header, tag) for tag in (tags.PATIENT_ID, tags.PATIENT_NAME, STUDY_DESCRIPTION))]
+    texts += [series.description, series.uid, series.study_uid]
+    parts = {part for file in series.files for part in (*file.parts, file.stem)}
+    pieces = {piece for text in (*texts, *parts) for piece in re.split(r"[\s^,;_=/\\]+", text)}
+    return frozenset({*texts, *parts, *pieces} - {""})
+
+
+def safe_name(text: str) -> str:
+    """A text as a part of a file name."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-._") or "unnamed"
+
+
+def _remark(
+    source: Source, images: Sequence[Series], chosen: Sequence[Series], archive: Archive, where: _Where
+) -> None:
+    """What is said of the archive as a whole, and of files that could not be read."""
+    if len(chosen) < len(images):
+        studies, kept = _by_study(images), _by_study(chosen)
+        source.remarks.append(
+            f"{len(images) - len(chosen)} of {len(images)} image series were not chosen; "
+            f"{len(studies) - len(kept)} of {len(studies)} studies have no chosen series"
+        )
+    if nameless := len({series.study_uid for series in chosen if not series.patient}):
+        source.remarks.append(
+            f"{nameless} studies state no patient: each counts as a patient of its own, so that two studies of one "
+            "patient may come into different splits; a column patient of --pick says whose they are"
+        )
+    source.refused += [Refused("", where.of(r.file), where.of(r.file), r.reason) for r in archive.refused]
+    folders = {refused.file.parent for refused in archive.refused}
+    if troubled := sum(1 for series in chosen if {where.path / file.parent for file in series.files} & folders):
+        source.remarks.append(
+            f"{troubled} chosen series lie in a folder with files that cannot be read: if such a file was their first "
+            "or last slice, nothing else shows it"
+        )
+    if archive.ignored:
+        source.remarks.append(f"{len(archive.ignored)} files of the source are not DICOM")
