@@ -118,7 +118,7 @@ def _place(header: Dataset, groups: list[Dataset]) -> dict:
         "spacing": spacing if spacing and min(spacing) > 1 / LARGEST and max(spacing) < LARGEST else None,
         "orientation": of(tags.PLANE_ORIENTATION, tags.IMAGE_ORIENTATION_PATIENT, 6),
         "position": position if position and max(map(abs, position)) < LARGEST else None,
-        "gap": abs(gap[0]) if gap else None,
+        "gap": abs(gap[0]) if gap and 0 < abs(gap[0]) < LARGEST else None,
         "reference": text(header, tags.FRAME_OF_REFERENCE_UID),
     }
 

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from medkd.imaging.dicom.frames import Frame
-from medkd.imaging.dicom.stack import SAME_PLACE, directions_of
+from medkd.imaging.dicom.stack import directions_of, no_distance
 
 IN_TIME = {"time", "trigger time", "frame time", "acquisition", "acquired at", "content time", "instance", "diffusion"}
 ORDER = ("time", "stack", "echo", "echo time", "b value", "diffusion", "trigger time", "frame time", "type",
@@ -78,7 +78,7 @@ def _places(frames: Sequence[Frame]) -> list[int | None]:
     height = np.array([frame.position for frame in frames], np.float64) @ directions[2]
     order = np.argsort(height, kind="stable")
     number = np.empty(len(frames), int)
-    number[order] = np.cumsum(np.diff(height[order], prepend=height[order[0]]) > SAME_PLACE)
+    number[order] = np.cumsum(np.diff(height[order], prepend=height[order[0]]) > no_distance(frames[0]))
     return number.tolist()
 
 

@@ -10,15 +10,17 @@ import numpy as np
 from medkd.imaging.dicom.frames import Frame
 
 SAME_PLACE = 0.01
-"""mm: slices closer than this lie at one position; headers are often rounded to this."""
+"""mm to which headers are often rounded: slices closer than this, or than a tenth of a pixel, lie at one position."""
 UNEVEN = 0.01
-"""The share of the slice distance by which a slice may miss its place on an even grid (or SAME_PLACE, if larger)."""
+"""The share of the slice distance by which a slice may miss its place on an even grid (or the rounding, if larger)."""
 TILT = 0.1
 """Degrees by which the stack may lean from the slice normal; such a lean stays in the affine, so nothing is lost."""
 WIDEST_GAP = 3.5
 """In slice distances: what `allow_resample` fills by interpolation, two missing slices at most."""
 ROUNDED = 1e-4
-"""How far the length of an axis of the header may be from 1 for reasons of rounding."""
+"""How far the length of an axis of the header may be from 1 for reasons of rounding; beyond, it is scaled to 1."""
+PERPENDICULAR = 2e-3
+"""The largest cosine between the two axes: what rounding them to three digits gives."""
 NAMED = 6  # slices that one message names
 
 
@@ -28,7 +30,8 @@ class Stack:
 
     spacing (3,): along row, column and normal, mm. shift (n, 3): where each slice, in order, begins: along the row and
     the column in mm, and along the normal, from the first. step (3,): from a slice to the next. LPS everywhere.
-    regular: whether affine and spacing place every slice. problems: each with its remedy, empty if there is none.
+    same: mm that are no distance. regular: whether affine and spacing place every slice. problems: each with its
+    remedy, empty if there is none.
     """
 
     order: np.ndarray
@@ -37,6 +40,7 @@ class Stack:
     spacing: np.ndarray
     shift: np.ndarray
     step: np.ndarray
+    same: float
     regular: bool = True
     problems: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -59,12 +63,17 @@ def directions_of(orientation: Sequence[float]) -> np.ndarray | None:
     """
     axes = np.array(orientation).reshape(2, 3)
     lengths = np.linalg.norm(axes, axis=1)
-    if np.abs(lengths - 1).max() > 0.01 or abs(axes[0] @ axes[1]) > 0.01:
+    if np.abs(lengths - 1).max() > 0.01 or abs(axes[0] @ axes[1]) > PERPENDICULAR:
         return None
     if np.abs(lengths - 1).max() > ROUNDED:
         axes = axes / lengths[:, None]
     normal = np.cross(*axes)
     return np.array([*axes, normal / np.linalg.norm(normal)])
+
+
+def no_distance(frame: Frame) -> float:
+    """The distance in mm below which slices like this one lie at one position."""
+    return min(SAME_PLACE, 0.1 * min(frame.spacing)) if frame.spacing else SAME_PLACE
 
 
 def stack(frames: Sequence[Frame], directions: np.ndarray) -> Stack:
@@ -79,20 +88,21 @@ def stack(frames: Sequence[Frame], directions: np.ndarray) -> Stack:
     step = (origins[-1] - origins[0]) / (n - 1) if n > 1 else directions[2] * (frames[0].gap or 1.0)
     gaps = np.diff(shift[:, 2])
     even = float(step @ directions[2])
-    result = Stack(order, origins, directions, np.array([columns, rows, even]), shift, step)
+    same = no_distance(frames[0])
+    result = Stack(order, origins, directions, np.array([columns, rows, even]), shift, step, same)
     names = [frames[i].name for i in order]
     if n == 1:
         result.problems.append(("it is a single slice, not a volume", ""))
-    elif shift[-1, 2] < SAME_PLACE:
-        result.problems.append((f"all {n} slices lie at one position ({_list(names)}): not a volume", ""))
-    elif (gaps < SAME_PLACE).any():
-        pairs = [f"{names[i]} and {names[i + 1]}" for i in np.flatnonzero(gaps < SAME_PLACE)]
-        result.problems.append((f"several slices lie at one position: {_list(pairs)}", ""))
+    elif shift[-1, 2] < same:
+        result.problems.append((f"all {n} slices lie at one position ({listed(names)}): not a volume", ""))
+    elif (gaps < same).any():
+        pairs = [f"{names[i]} and {names[i + 1]}" for i in np.flatnonzero(gaps < same)]
+        result.problems.append((f"several slices lie at one position: {listed(pairs)}", ""))
     else:
         _check_gaps(result, gaps, names)
         _check_lean(result, names)
         _check_stated_gap(result, frames)
-    if n > 1 and even < SAME_PLACE:
+    if n > 1 and even < same:
         result.spacing[2] = frames[0].gap or 1.0
         result.step = directions[2] * result.spacing[2]
     return result
@@ -101,13 +111,13 @@ def stack(frames: Sequence[Frame], directions: np.ndarray) -> Stack:
 def _check_gaps(result: Stack, gaps: np.ndarray, names: list[str]) -> None:
     places, usual = result.shift[:, 2], float(np.median(gaps))
     even = np.linspace(0, places[-1], len(places))
-    if np.abs(places - even).max() <= max(UNEVEN * usual, SAME_PLACE):
+    if np.abs(places - even).max() <= max(UNEVEN * usual, result.same):
         return
     result.regular = False
-    odd = np.flatnonzero(np.abs(gaps - usual) > max(UNEVEN * usual, SAME_PLACE))
+    odd = np.flatnonzero(np.abs(gaps - usual) > max(UNEVEN * usual, result.same))
     where = [f"{gaps[i]:.4g} mm between {names[i]} and {names[i + 1]}" for i in odd]
     whole = np.round(gaps[odd] / usual)
-    if len(odd) and (np.abs(gaps[odd] - whole * usual) <= max(UNEVEN * usual, SAME_PLACE) * whole).all():
+    if len(odd) and (np.abs(gaps[odd] - whole * usual) <= max(UNEVEN * usual, result.same) * whole).all():
         missing = int((whole - 1).sum())
         usual = float(places[-1] / np.round(gaps / usual).sum())
         what = f"{missing} slice{'s are' if missing > 1 else ' is'} missing (slices lie {usual:.4g} mm apart)"
@@ -115,22 +125,22 @@ def _check_gaps(result: Stack, gaps: np.ndarray, names: list[str]) -> None:
         what = f"slices are unevenly spaced ({gaps.min():.4g} to {gaps.max():.4g} mm, usually {usual:.4g} mm)"
     # nobody should invent more of a patient than that
     remedy = f"interpolated linearly to a slice every {usual:.4g} mm" if gaps.max() <= WIDEST_GAP * usual else ""
-    result.problems.append((f"{what}: {_list(where)}" if where else what, remedy))
+    result.problems.append((f"{what}: {listed(where)}" if where else what, remedy))
     result.spacing[2] = usual
 
 
 def _check_lean(result: Stack, names: list[str]) -> None:
     lateral, heights = result.shift[:, :2], result.shift[:, 2]
     lean = lateral[-1] / heights[-1]
-    tolerance = np.maximum(SAME_PLACE, UNEVEN * result.spacing[:2])
+    tolerance = np.maximum(result.same, UNEVEN * result.spacing[:2])
     stray = np.abs(lateral - heights[:, None] * lean) > 2 * tolerance
     degrees = float(np.degrees(np.arctan(np.linalg.norm(lean))))
     remedy = "slices are shifted sideways, by linear interpolation, into a grid whose third axis is their normal"
     if stray.any():
         where = [names[i] for i in np.flatnonzero(stray.any(1))]
         result.regular = False
-        result.problems.append((f"slices are shifted sideways against each other: {_list(where)}", remedy))
-    elif degrees > TILT and np.linalg.norm(lateral[-1]) > 2 * SAME_PLACE:
+        result.problems.append((f"slices are shifted sideways against each other: {listed(where)}", remedy))
+    elif degrees > TILT and np.linalg.norm(lateral[-1]) > 2 * result.same:
         result.regular = False
         result.problems.append((f"the stack leans {degrees:.1f} degrees from the slice normal (gantry tilt)", remedy))
 
@@ -139,7 +149,7 @@ def _check_stated_gap(result: Stack, frames: Sequence[Frame]) -> None:
     """A stated distance is often the thickness or plainly wrong, so positions win; two slices have nothing else."""
     stated = frames[0].gap
     distance = result.spacing[2]
-    agrees = stated is not None and abs(stated - distance) <= max(UNEVEN * distance, SAME_PLACE)
+    agrees = stated is not None and abs(stated - distance) <= max(UNEVEN * distance, result.same)
     if len(frames) == 2 and not agrees:
         says = f"the header says {stated:.4g} mm" if stated else "the header does not state it"
         problem = f"two slices alone, {distance:.4g} mm apart, and {says}: whether others are missing cannot be told"
@@ -148,7 +158,7 @@ def _check_stated_gap(result: Stack, frames: Sequence[Frame]) -> None:
         result.notes.append(f"slices lie {distance:.4g} mm apart; thickness or spacing in the header: {stated:.4g} mm")
 
 
-def _list(names: Sequence[str]) -> str:
-    """The first few, and how many more."""
+def listed(names: Sequence[str]) -> str:
+    """The first few names for a message, and how many more there are."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from medkd.imaging.dicom import tags
 from medkd.imaging.dicom.frames import Frame, frames_of
+from medkd.imaging.dicom.grids import by_grid, grid_words, without_copies
 from medkd.imaging.dicom.resample import regular_grid
 from medkd.imaging.dicom.rescale import scaling
 from medkd.imaging.dicom.series import Series
 from medkd.imaging.dicom.split import Part, split
-from medkd.imaging.dicom.stack import NAMED, directions_of, stack
+from medkd.imaging.dicom.stack import directions_of, listed, stack
 from medkd.imaging.dicom.values import integer, text
 from medkd.imaging.geometry import flip_lps
 
@@ -69,19 +70,17 @@ def plan_volumes(series: Series) -> tuple[Volume, ...]:
         header = series.headers[0]
         size = (integer(header, tags.COLUMNS) or 0, integer(header, tags.ROWS) or 0)
         return (_unplaced(series, (*size, integer(header, tags.NUMBER_OF_FRAMES, "IS") or 1), unplaced),)
-    frames, copies = _without_copies(frames)
-    grids: dict[tuple, list[Frame]] = defaultdict(list)
-    for frame in frames:
-        grids[_grid_key(frame)].append(frame)
+    frames, copies = without_copies(frames)
+    grids = by_grid(frames)
     common = [(problem, "") for problem in unplaced]
     if copies:
-        common.append((f"{_list(copies)} occur twice with the same UID", "the first of two equal slices is kept"))
+        common.append((f"{listed(copies)} occur twice with the same UID", "the first of two equal slices is kept"))
     if len(grids) > 1:
-        mixed = [f"{_list([f.name for f in members])} ({_grid_words(members[0])})" for members in grids.values()]
+        mixed = [f"{listed([f.name for f in members])} ({grid_words(members[0])})" for members in grids]
         remedy = "the slices of one size, spacing, orientation and frame of reference are a volume of their own"
         common.append((f"the series mixes {len(grids)} grids: {'; '.join(mixed)}", remedy))
     volumes = []
-    for number, members in enumerate(grids.values(), 1):
+    for number, members in enumerate(grids, 1):
         for part in split(members):
             volume = _plan(series, part, members, common)
             grid = f"grid {number}" if len(grids) > 1 else ""
@@ -147,15 +146,14 @@ def _pixel_problems(series: Series, frames: Sequence[Frame]) -> list[tuple[str, 
         header = series.headers[frame.file]
         kind = text(header, tags.PHOTOMETRIC_INTERPRETATION) or "of unknown colours"
         if kind not in ("MONOCHROME1", "MONOCHROME2") or (integer(header, tags.SAMPLES_PER_PIXEL) or 1) != 1:
-            found[f"it is a colour image ({kind}); grey values are needed, and one cannot tell which"].append(
-                frame.name
-            )
+            why = f"it is a colour image ({kind}); grey values are needed, and which would be a guess"
+            found[why].append(frame.name)
         scale = scaling(header, frame.index)
         if isinstance(scale, str):
             found[scale].append(frame.name)
         if series.pixels_at[frame.file] is None:
             found["holds no pixels"].append(frame.name)
-    return [(f"{problem}: {_list(names)}", "") for problem, names in found.items()]
+    return [(f"{problem}: {listed(names)}", "") for problem, names in found.items()]
 
 
 def _notes(series: Series, frames: Sequence[Frame], alone: bool) -> list[str]:
@@ -169,39 +167,10 @@ def _notes(series: Series, frames: Sequence[Frame], alone: bool) -> list[str]:
     instances = [frame.instance for frame in frames if frame.instance is not None]
     holes = sorted(set(range(min(instances), max(instances) + 1)) - set(instances)) if instances and alone else []
     if holes and len(frames) == len(set(instances)) and len(holes) < 10 * len(frames):
-        notes.append(f"instance numbers that do not occur: {_list([str(hole) for hole in holes])}")
+        notes.append(f"instance numbers that do not occur: {listed([str(hole) for hole in holes])}")
     return notes
 
 
 def inverts(modality: str) -> bool:
     """Whether MONOCHROME1 pixels are inverted: not where values are measurements (HU, activity)."""
     return modality not in ("CT", "PT", "NM")
-
-
-def _without_copies(frames: list[Frame]) -> tuple[list[Frame], list[str]]:
-    """One of each SOP instance, and the names of those that came twice."""
-    count = Counter(frame.uid for frame in frames if frame.uid)
-    kept: dict[str, Frame] = {}
-    for place, frame in enumerate(frames):
-        kept.setdefault(frame.uid or f"#{place}", frame)
-    return list(kept.values()), [kept[uid].name for uid, times in count.items() if times > 1]
-
-
-def _grid_key(frame: Frame) -> tuple:
-    """Slices of one key can lie in one volume."""
-    rounded = (None if v is None else tuple(round(x, 3) + 0.0 for x in v) for v in (frame.orientation, frame.spacing))
-    return frame.rows, frame.columns, *rounded, frame.reference
-
-
-def _grid_words(frame: Frame) -> str:
-    words = f"{frame.columns} x {frame.rows}"
-    if frame.spacing:
-        words += f", {frame.spacing[1]:.4g} x {frame.spacing[0]:.4g} mm"
-    if frame.orientation:
-        words += f", axes {' '.join(f'{v:.2f}' for v in frame.orientation)}"
-    return words
-
-
-def _list(names: Sequence[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
