@@ -2,16 +2,17 @@
 
     python benchmarks/dicom_speed.py [--rounds 7] [--write docs/results/dicom.md]
 
-Five series of 128 slices are generated in a temporary folder (with the header of a CT scanner: about 120 elements). Each
-contender converts all five, each series to one uncompressed NIfTI file; contenders take turns within a round, so that
-load on the machine meets all alike; the table gives the median over rounds and the ratio to SimpleITK. SimpleITK's
-reader gets its file names from its own GetGDCMSeriesFileNames and checks nothing. dicom2nifti is the `benchmark` extra, dcm2niix a Debian
-package; what is absent is left out.
+Five series of 128 slices are generated in a temporary folder (with the header of a CT scanner: about 120 elements).
+Each contender converts all five, each series to one uncompressed NIfTI file; contenders take turns within a round, so
+that load on the machine meets all alike; the table gives the median over rounds and of the ratios to SimpleITK, round by
+round. SimpleITK's reader gets its file names from its own GetGDCMSeriesFileNames and checks nothing. dicom2nifti is the
+`benchmark` extra, dcm2niix a Debian package; what is absent is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import statistics
@@ -155,22 +156,19 @@ def main() -> None:
         "medkd, two processes": in_processes(pool, by_medkd),
         "SimpleITK's series reader, two processes": in_processes(pool, by_simpleitk),
     }
-    try:
+    with contextlib.suppress(PackageNotFoundError):
         contenders[f"dicom2nifti {version('dicom2nifti')}"] = each(by_dicom2nifti)
-    except PackageNotFoundError:
-        pass
     if shutil.which("dcm2niix"):
         contenders["dcm2niix"] = each(by_dcm2niix)
     for size in options.sizes:
         with tempfile.TemporaryDirectory(prefix="medkd-speed-") as temporary:
             folders = generate(Path(temporary), size)
             times = measure(contenders, folders, Path(temporary), options.rounds)
-        base = statistics.median(times["SimpleITK's series reader, no checks"])
+        base = times["SimpleITK's series reader, no checks"]
         for name, seconds in times.items():
-            median = statistics.median(seconds)
-            lines.append(
-                f"| {size} x {size} | {name} | {median:.2f} | {min(seconds):.2f} to {max(seconds):.2f} | {median / base:.2f} |"
-            )
+            ratio = statistics.median(one / other for one, other in zip(seconds, base, strict=True))
+            span = f"{min(seconds):.2f} to {max(seconds):.2f}"
+            lines.append(f"| {size} x {size} | {name} | {statistics.median(seconds):.2f} | {span} | {ratio:.2f} |")
             print(lines[-1], flush=True)
     pool.shutdown()
     load = ", ".join(f"{v:.1f}" for v in os.getloadavg())

@@ -54,7 +54,7 @@ def pixel_layout(header: Dataset) -> Layout:
     high = stored - 1 if high is None else high
     samples = integer(header, tags.SAMPLES_PER_PIXEL) or 1
     frames = integer(header, tags.NUMBER_OF_FRAMES, "IS") or 1
-    if allocated not in (1, 8, 16, 32, 64) or not stored - 1 <= high < allocated or not 0 < stored <= allocated:
+    if allocated not in (1, 8, 16, 32) or not stored - 1 <= high < allocated or not 0 < stored <= allocated:
         raise InputError(f"its header states {allocated} bits allocated, {stored} stored, high bit {high}: impossible")
     if samples not in (1, 3, 4) or frames < 1:
         raise InputError(f"its header states {samples} samples a pixel and {frames} frames: impossible")
