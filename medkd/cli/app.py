@@ -15,6 +15,7 @@ from medkd.cli.info import info
 from medkd.cli.methods import methods
 from medkd.cli.predict import predict
 from medkd.cli.prepare import prepare
+from medkd.cli.preview import preview
 from medkd.cli.quickstart import quickstart
 from medkd.cli.reproduce import reproduce
 from medkd.cli.train import train
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Semi-supervised and source-free adaptation for medical imaging.",
 )
-for verb in (quickstart, prepare, train, evaluate, predict, reproduce, methods, info):
+for verb in (quickstart, prepare, train, evaluate, predict, reproduce, methods, info, preview):
     app.command()(verb)
 app.add_typer(config, name="config")
 
