@@ -14,6 +14,7 @@ from medkd.errors import InputError
 from medkd.imaging.dicom.find import Found as Archive
 from medkd.imaging.dicom.find import find_series
 from medkd.imaging.dicom.series import Series
+from medkd.runs.identifiers import identifiers, path_words
 from medkd.runs.prepare_source import Found, Refused, Source, stem
 
 Drawn = tuple[Series, int]
@@ -102,7 +103,8 @@ def _misfit(
         source.problems.append(f"{file}: {reason}{uids}")
     else:
         identity = f"{series.study_uid} {series.uid} {number}"
-        source.refused.append(Refused(series.patient, identity, where(file), reason))
+        telling = identifiers(series, series.patient)
+        source.refused.append(Refused(series.patient, identity, where(file), reason, telling))
 
 
 def _names(case: Found) -> Iterator[str]:
@@ -128,9 +130,10 @@ def _with(
         return case
     label: ScanFile
     if isinstance(one := fitting[0], VolumeFile):
-        label = one
+        label, telling = one, path_words(one.path)
     else:
         image = case.images[0]
         assert isinstance(image, DicomVolume)
         label = DicomLabel(*one, image.volume, tuple(classes), in_order)
-    return replace(case, label=label)
+        telling = identifiers(one[0], case.patient)
+    return replace(case, label=label, identifiers=case.identifiers | telling)

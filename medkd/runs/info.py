@@ -18,7 +18,7 @@ from medkd.errors import InputError
 from medkd.imaging.dicom.find import Found, find_series
 from medkd.imaging.dicom.series import Series
 from medkd.imaging.dicom.volumes import Volume, plan_volumes
-from medkd.runs.archive_verdict import Verdict, judge
+from medkd.runs.archive_verdict import Headless, Verdict, headless, judge
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -90,16 +90,17 @@ def _studies(found: Found) -> list[dict[str, Any]]:
     """Series by study; patients and studies are numbered, never named."""
     patients: dict[str, int] = {}
     studies: dict[tuple[str, str], dict[str, Any]] = {}
+    cut_short = headless(found)
     for series in found.series:
         patient = patients.setdefault(series.patient, len(patients) + 1)
         study = studies.setdefault(
             (series.patient, series.study_uid), {"study": series.study_uid, "patient": patient, "series": []}
         )
-        study["series"].append(_series(series))
+        study["series"].append(_series(series, cut_short))
     return list(studies.values())
 
 
-def _series(series: Series) -> dict[str, Any]:
+def _series(series: Series, cut_short: Headless) -> dict[str, Any]:
     return {
         "series": series.uid,
         "number": series.number,
@@ -110,7 +111,7 @@ def _series(series: Series) -> dict[str, Any]:
         "files": len(series.files),
         "syntaxes": list(series.syntaxes),
         "burned_in": series.burned_in,
-        "volumes": [_volume(volume, judge(volume)) for volume in plan_volumes(series)],
+        "volumes": [_volume(volume, judge(volume, cut_short)) for volume in plan_volumes(series)],
     }
 
 

@@ -173,7 +173,7 @@ def _patients(source: Source, pattern: str) -> str:
 
 def _labelled(source: Source, labelled: int, seed: int) -> dict[str, Any]:
     ranked = any(f.train_order for f in source.cases)
-    return {"patients": labelled, "order": "train_order" if ranked else f"drawn with seed {seed}"}
+    return {"patients": labelled, "taken": "by train_order" if ranked else f"drawn with seed {seed}"}
 
 
 def _chosen_by(choice: Choice) -> dict[str, Any]:

@@ -12,18 +12,15 @@ from pathlib import Path
 
 from medkd.data.dataset import read_table
 from medkd.data.scan_files import SUFFIXES, DicomVolume
-from medkd.errors import InputError
-from medkd.imaging.dicom import tags
+from medkd.errors import InputError, raise_all
 from medkd.imaging.dicom.find import Found as Archive
 from medkd.imaging.dicom.find import find_series
 from medkd.imaging.dicom.series import Series
-from medkd.imaging.dicom.values import words
 from medkd.imaging.dicom.volumes import Volume, plan_volumes
 from medkd.runs.archive_labels import pair_labels
-from medkd.runs.archive_verdict import Verdict, judge
+from medkd.runs.archive_verdict import Verdict, headless, judge
+from medkd.runs.identifiers import identifiers
 from medkd.runs.prepare_source import Found, Refused, Source
-
-STUDY_DESCRIPTION = 0x00081030
 
 
 @dataclass(frozen=True)
@@ -68,20 +65,25 @@ def find_archive(path: Path, labels: Path | None, classes: Sequence[str] | None,
         chosen = _chosen(images, picks, choice)
         if not chosen and not source.problems:
             raise InputError(_none_chosen(path, images, choice))
-        where = _Where(path, archive)
+        seen = _Archive(path, archive, choice)
         for members in _by_study(chosen).values():
-            _study(source, members, picks, choice, where)
-        _remark(source, images, chosen, archive, where)
-        source.cases = pair_labels(source, archive, labels, classes, choice.in_order, where.of, stack)
+            _study(source, members, picks, seen)
+        _remark(source, images, chosen, archive, seen)
+        source.cases = pair_labels(source, archive, labels, classes, choice.in_order, seen.of, stack)
+        raise_all(source.problems)  # before minutes are spent on reading
         source.opened = stack.pop_all()
     return source
 
 
-class _Where:
-    """Paths as the user knows them: of a zip, archive.zip/member."""
+class _Archive:
+    """An archive as the user sees it: what may be taken of it, and paths of a zip as archive.zip/member."""
 
-    def __init__(self, path: Path, archive: Archive):
+    def __init__(self, path: Path, archive: Archive, choice: Choice):
         self.path, self.unpacked = path, archive.unpacked and Path(archive.unpacked.name)
+        self.choice, self.headless = choice, headless(archive)
+
+    def judge(self, volume: Volume) -> Verdict:
+        return judge(volume, self.headless, self.choice.allow_resample, self.choice.allow_burned_in)
 
     def of(self, file: Path) -> str:
         inside = self.unpacked and file.is_relative_to(self.unpacked)
@@ -143,48 +145,44 @@ def _by_study(chosen: Sequence[Series]) -> dict[tuple[str, str], list[Series]]:
     return studies
 
 
-def _study(
-    source: Source, members: list[Series], picks: dict[str, list[Pick]] | None, choice: Choice, where: _Where
-) -> None:
+def _study(source: Source, members: list[Series], picks: dict[str, list[Pick]] | None, seen: _Archive) -> None:
     """The cases of one study: what was picked, or its only series; several are an error that lists them all."""
     planned = {series: plan_volumes(series) for series in members}
     if picks is None and len(members) > 1:
-        lines = [_line(series, volume, choice) for series, volumes in planned.items() for volume in volumes]
-        source.problems.append(_ask(f"{len(members)} series of the study", members[0], where, lines))
+        lines = [_line(series, volume, seen) for series, volumes in planned.items() for volume in volumes]
+        source.problems.append(_ask(f"{len(members)} series of the study", members[0], seen, lines))
         return
     for series, volumes in planned.items():
         for row in picks[series.uid] if picks is not None else [{}]:
-            _series(source, series, volumes, row, choice, where)
+            _series(source, series, volumes, row, seen)
 
 
-def _series(
-    source: Source, series: Series, volumes: Sequence[Volume], row: Pick, choice: Choice, where: _Where
-) -> None:
+def _series(source: Source, series: Series, volumes: Sequence[Volume], row: Pick, seen: _Archive) -> None:
     named = [v for v in volumes if v.name == row["volume"]] if row.get("volume") else list(volumes)
     if not named:
         names = ", ".join(repr(volume.name) for volume in volumes)
         source.problems.append(f"series {series.uid} has no volume {row['volume']!r}; there are {names}")
         return
-    verdicts = [judge(volume, choice.allow_resample, choice.allow_burned_in) for volume in named]
+    verdicts = [seen.judge(volume) for volume in named]
     if all(verdict.problems for verdict in verdicts):
-        source.refused.append(_refused(series, verdicts[0], where, row))
+        source.refused.append(_refused(series, verdicts[0], row, seen))
     elif len(named) > 1:
-        lines = [_line(series, volume, choice) for volume in named]
-        source.problems.append(_ask(f"{len(named)} volumes of the series", series, where, lines))
+        lines = [_line(series, volume, seen) for volume in named]
+        source.problems.append(_ask(f"{len(named)} volumes of the series", series, seen, lines))
     else:
-        source.cases.append(_case(series, named[0], row, choice, where))
+        source.cases.append(_case(series, named[0], row, seen))
 
 
-def _ask(what: str, series: Series, where: _Where, lines: Sequence[str]) -> str:
+def _ask(what: str, series: Series, seen: _Archive, lines: Sequence[str]) -> str:
     listed = "".join(f"\n    {line}" for line in lines)
     return (
-        f"{what} in {where.of(series.files[0].parent)} are candidates; choose with --modality, --series PATTERN, or "
+        f"{what} in {seen.of(series.files[0].parent)} are candidates; choose with --modality, --series PATTERN, or "
         f"--pick FILE.csv (columns series and, of several volumes, volume):{listed}"
     )
 
 
-def _line(series: Series, volume: Volume, choice: Choice) -> str:
-    verdict = judge(volume, choice.allow_resample, choice.allow_burned_in)
+def _line(series: Series, volume: Volume, seen: _Archive) -> str:
+    verdict = seen.judge(volume)
     number = "" if series.number is None else f"{series.number}, "
     size = " x ".join(map(str, volume.shape))
     name = f", volume {volume.name!r}" if volume.name else ""
@@ -192,44 +190,34 @@ def _line(series: Series, volume: Volume, choice: Choice) -> str:
     return f"series {number}{series.modality} {series.description!r}{name}, {size}, {state} (UID {series.uid})"
 
 
-def _case(series: Series, volume: Volume, row: Pick, choice: Choice, where: _Where) -> Found:
+def _case(series: Series, volume: Volume, row: Pick, seen: _Archive) -> Found:
     patient = _patient(series, row)
     identity = f"{series.study_uid} {series.uid} {volume.name}".strip()
     return Found(
         id=f"{safe_name(patient)}_{hashlib.sha256(identity.encode()).hexdigest()[:6]}",
         patient=patient,
-        images=(DicomVolume(volume, choice.allow_resample),),
+        images=(DicomVolume(volume, seen.choice.allow_resample),),
         label=None,
         split=row.get("split", ""),
         labelled=row.get("labelled", ""),
         train_order=row.get("train_order", ""),
         identity=identity,
-        where=where.of(series.files[0].parent),
+        where=seen.of(series.files[0].parent),
         modality=series.modality,
         identifiers=identifiers(series, patient),
     )
 
 
-def _refused(series: Series, verdict: Verdict, where: _Where, row: Pick) -> Refused:
+def _refused(series: Series, verdict: Verdict, row: Pick, seen: _Archive) -> Refused:
     patient = _patient(series, row)
     fix = f" (with {verdict.fix})" if verdict.fix else ""
     reason = "; ".join(verdict.problems) + fix
-    folder = where.of(series.files[0].parent)
+    folder = seen.of(series.files[0].parent)
     return Refused(patient, f"{series.study_uid} {series.uid}", folder, reason, identifiers(series, patient))
 
 
 def _patient(series: Series, row: Pick) -> str:
     return row.get("patient") or series.patient or f"study {series.study_uid}"
-
-
-def identifiers(series: Series, patient: str) -> frozenset[str]:
-    """The words by which a series can be traced: names and numbers of its patient, its descriptions, UIDs and paths."""
-    header = series.headers[0]
-    texts = [patient, *(words(header, tag) for tag in (tags.PATIENT_ID, tags.PATIENT_NAME, STUDY_DESCRIPTION))]
-    texts += [series.description, series.uid, series.study_uid]
-    parts = {part for file in series.files for part in (*file.parts, file.stem)}
-    pieces = {piece for text in (*texts, *parts) for piece in re.split(r"[\s^,;_=/\\]+", text)}
-    return frozenset({*texts, *parts, *pieces} - {""})
 
 
 def safe_name(text: str) -> str:
@@ -238,7 +226,7 @@ def safe_name(text: str) -> str:
 
 
 def _remark(
-    source: Source, images: Sequence[Series], chosen: Sequence[Series], archive: Archive, where: _Where
+    source: Source, images: Sequence[Series], chosen: Sequence[Series], archive: Archive, seen: _Archive
 ) -> None:
     """What is said of the archive as a whole, and of files that could not be read."""
     if len(chosen) < len(images):
@@ -248,14 +236,14 @@ def _remark(
             f"{len(studies) - len(kept)} of {len(studies)} studies have no chosen series"
         )
     if nameless := len({series.study_uid for series in chosen if not series.patient}):
-        source.remarks.append(
+        source.warnings.append(
             f"{nameless} studies state no patient: each counts as a patient of its own, so that two studies of one "
             "patient may come into different splits; a column patient of --pick says whose they are"
         )
-    source.refused += [Refused("", where.of(r.file), where.of(r.file), r.reason) for r in archive.refused]
-    folders = {refused.file.parent for refused in archive.refused}
-    if troubled := sum(1 for series in chosen if {where.path / file.parent for file in series.files} & folders):
-        source.remarks.append(
+    source.refused += [Refused("", seen.of(r.file), seen.of(r.file), r.reason) for r in archive.refused]
+    folders = {seen.of(refused.file.parent) for refused in archive.refused}
+    if troubled := sum(1 for series in chosen if {seen.of(file.parent) for file in series.files} & folders):
+        source.warnings.append(
             f"{troubled} chosen series lie in a folder with files that cannot be read: if such a file was their first "
             "or last slice, nothing else shows it"
         )

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medkd.errors import InputError
+from medkd.runs.identifiers import scrub
 from medkd.runs.prepare_source import Found, Refused, Source
-from medkd.runs.private_key import PrivateKey, scrub
+from medkd.runs.private_key import PrivateKey
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ def facts(done: Prepared) -> dict[str, Any]:
         "refused": [{"id": names.refused(one), "reason": names.public(one.reason, one)} for one in source.refused]
         if source.skips
         else "nothing: a source with a problem is not written",
+        "warnings": source.warnings,
         "remarks": source.remarks,
         "notes": notes,
         "unused": {kind: len(files) for kind, files in unused.items()} if names.key else unused,
@@ -96,11 +97,12 @@ def write_page(path: Path, done: Prepared, report: dict[str, Any], pictures: lis
     page = Page("Dataset", f"{report['cases']} cases of {report['patients']} patients")
     page.facts(
         {
-            "split": ", ".join(f"{n} {name}" for name, n in report["splits"].items()),
-            "labelled for training": f"{report['labelled']} cases",
+            "cases": ", ".join(f"{n} {name}" for name, n in report["splits"].items()),
+            "training cases with labels": report["labelled"],
             "classes": dataset.classes,
-            "left out": f"{len(done.source.refused)} series and files" if done.source.skips else "nothing",
-            "interpolated": f"{len(report['resampled'])} cases",
+            "series and files left out": len(done.source.refused),
+            "cases interpolated": len(report["resampled"]),
+            "files that belong to no case": sum(map(len, done.source.unused.values())),
             **{name: _words(value) for name, value in report["decisions"].items()},
         }
     )
@@ -109,8 +111,10 @@ def write_page(path: Path, done: Prepared, report: dict[str, Any], pictures: lis
             "Names of patients and cases are keyed hashes. Which is which stands in the private key file, which lies "
             "outside this folder: keep it, and do not pass it on."
         )
+    for warning in report["warnings"]:
+        page.warning(f"{warning[0].upper()}{warning[1:]}.")
     for remark in report["remarks"]:
-        page.warning(f"{remark[0].upper()}{remark[1:]}.")
+        page.text(f"{remark[0].upper()}{remark[1:]}.")
     page.section("Every case")
     page.text("Look at each: a wrong label, a flipped scan or text in the picture is seen here first.")
     for start in range(0, len(pictures), A_SHEET):
@@ -134,12 +138,12 @@ def write_page(path: Path, done: Prepared, report: dict[str, Any], pictures: lis
 
 def _case_table(done: Prepared) -> tuple[list[str], list[list[object]]]:
     classes = done.dataset.classes[1:]
-    headers = ["case", "patient", "split", "labelled", "modality", "size", "spacing", "axes"]
+    headers = ["case", "split", "labelled", "modality", "size", "spacing", "axes"]
     rows: list[list[object]] = []
     for case, found, check in zip(done.dataset.cases, done.cases, done.checks):
         spacing = " × ".join(f"{v:.4g}" for v in case.spacing) if case.spacing else "unknown"
         millilitres = float(np.prod(case.spacing)) / 1000 if case.spacing else None
-        row = [case.id, case.patient, case.split, case.labelled, found.modality or None]
+        row = [case.id, case.split, case.labelled, found.modality or None]
         volumes = [
             check.voxels.get(value, 0) * (millilitres or 1) if check.voxels else None
             for value in range(1, len(classes) + 1)

@@ -56,7 +56,7 @@ class Source:
 
     named: whether a table states the names of the cases, which are then kept. skips: whether a case with a problem is
     left out, instead of refusing the whole source: so with an archive, of which nobody listed the cases. refused:
-    what was left out so. remarks: decisions about the whole source, without identifiers. opened: closed at the end.
+    what was left out so. warnings, remarks: on the whole source, without identifiers. opened: closed at the end.
     """
 
     cases: list[Found] = field(default_factory=list)
@@ -65,6 +65,7 @@ class Source:
     named: bool = False
     skips: bool = False
     refused: list[Refused] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     opened: ExitStack = field(default_factory=ExitStack)
 

@@ -20,7 +20,7 @@ from medkd.report.slices import Slice
 from medkd.runs.prepare_report import Prepared, facts, thumbnail, write_page
 from medkd.runs.prepare_source import Found
 
-WORKERS = max(4, os.cpu_count() or 4)
+WORKERS = min(8, max(4, os.cpu_count() or 4))
 """Threads: files are read while others are decoded and compressed, which releases Python's lock."""
 PROGRESS = ".prepare.json"
 OURS = {PROGRESS, "images", "labels", "report.json", "report.html", "cases.csv"}

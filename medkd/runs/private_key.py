@@ -19,7 +19,6 @@ import hashlib
 import io
 import os
 import secrets
-from collections.abc import Iterable
 from pathlib import Path
 
 from medkd.data.dataset import read_table
@@ -104,24 +103,3 @@ class PrivateKey:
             raise InputError(f"{self.path} is not a private key that medkd prepare wrote: it holds no salt")
         self._rows = {(row["kind"], row["source"]): row for row in rows if row["kind"] != "salt"}
         self._taken = {row["id"] for row in self._rows.values()}
-
-
-def scrub(text: str, identifiers: Iterable[str]) -> str:
-    """The text without these words, whole and in any case; short numbers stay, for they also count slices."""
-    telling = sorted({i for i in identifiers if len(i) >= 5 or (len(i) > 1 and not i.isdigit())}, key=len, reverse=True)
-    for word in telling:
-        text = _replace_word(text, word)
-    return text
-
-
-def _replace_word(text: str, word: str) -> str:
-    lower, found = text.lower(), word.lower()
-    start = lower.find(found)
-    while start >= 0:
-        end = start + len(found)
-        if not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum()):
-            text = f"{text[:start]}[removed]{text[end:]}"
-            lower = text.lower()
-            end = start + len("[removed]")
-        start = lower.find(found, end)
-    return text
