@@ -4,8 +4,8 @@
 
 Five series of 128 slices are generated in a temporary folder (with the header of a CT scanner: about 120 elements).
 Each contender converts all five, each series to one uncompressed NIfTI file; contenders take turns within a round, so
-that load on the machine meets all alike; the table gives the median over rounds and of the ratios to SimpleITK, round by
-round. SimpleITK's reader gets its file names from its own GetGDCMSeriesFileNames and checks nothing. dicom2nifti is the
+that load on the machine meets all alike; the table gives medians over rounds, of seconds and of ratios to SimpleITK.
+SimpleITK's reader gets its file names from its own GetGDCMSeriesFileNames and checks nothing. dicom2nifti is the
 `benchmark` extra, dcm2niix a Debian package; what is absent is left out.
 """
 

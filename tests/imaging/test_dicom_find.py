@@ -31,8 +31,12 @@ PYDICOM = Path(pydicom.data.__file__).parent / "test_files"
 @pytest.fixture
 def export(tmp_path: Path) -> Path:
     """Two series in nested folders, files without extension, and what else lies in an archive export."""
+
+    def edit(dataset: Dataset, z: int) -> None:
+        dataset.private_block(0x0029, "MAKER", create=True).add_new(1, "LO", "private")
+
     for name in ("one", "two"):
-        for number, path in enumerate(write_series(tmp_path / "DICOM" / name, ARRAY, AFFINE, seed=name)):
+        for number, path in enumerate(write_series(tmp_path / "DICOM" / name, ARRAY, AFFINE, edit, seed=name)):
             path.rename(path.parent / f"IM{number}")
     (tmp_path / "readme.txt").write_text("hello")
     (tmp_path / "DICOM" / "empty").touch()
@@ -47,6 +51,7 @@ def test_a_folder(export: Path) -> None:
     assert first.syntaxes == ("Explicit VR Little Endian",)
     assert [path.name for path in first.files] == [f"IM{z}" for z in range(6)]
     assert "PixelData" not in first.headers[0]
+    assert not any(tag.is_private for tag in first.headers[0].keys())  # noqa: SIM118
     assert sorted(path.name for path in found.ignored) == ["empty", "readme.txt"]
     assert found.refused == ()
 

@@ -59,7 +59,7 @@ def decoder_of(uid: UID) -> str | None:
 
 
 def decode(file: Path, layout: Layout, frames: Sequence[int]) -> np.ndarray:
-    """Stored values of some frames (n, rows, columns), with a last axis of samples for colour.
+    """Stored values of some frames (n, rows, columns); colour has a last axis of samples, in the space of the decoder.
 
     Raises InputError without the name of the file.
     """

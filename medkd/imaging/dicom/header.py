@@ -25,8 +25,11 @@ BARE = ((b"\x08\x00", b"\x02\x00"), (b"\x00\x08", b"\x00\x02"))  # first groups 
 
 
 class Header(NamedTuple):
-    """dataset: everything before the pixels. pixels_at: the byte at which the pixel element starts, or None if the file
-    ends before one; of deflated files the byte in the inflated stream, which is of no use."""
+    """dataset: what comes before the pixels, without private elements (they stay in mosaics, which need them).
+
+    pixels_at: the byte at which the pixel element starts, or None if the file ends before one; of deflated files the
+    end of the file, which is of no use.
+    """
 
     dataset: Dataset
     pixels_at: int | None
@@ -67,6 +70,9 @@ def _parse(file: BinaryIO) -> Header:
         except Exception as error:  # pydicom raises whatever a broken file makes it raise
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise InputError(f"its header is damaged ({reason})") from None
+    if "MOSAIC" not in text(dataset, tags.IMAGE_TYPE):  # whose layout is private: the others only cost memory
+        for tag in [tag for tag in dataset.keys() if tag.is_private]:  # noqa: SIM118 a data set iterates over values
+            del dataset[tag]
     here = file.tell()
     ended = here >= size and syntax_of(dataset) != DEFLATED  # which pydicom reads to the end at once
     return Header(dataset, None if ended else here)

@@ -31,10 +31,10 @@ class Series:
     """One series. `files` and `headers` run in parallel, sorted by instance number, then by path.
 
     patient: the patient id, or the name where there is none, as stored: an identifier, for grouping and splitting
-    only, never to be written. number: the series number, or None. headers: pydicom Datasets with file_meta and without
-    pixels; large values are read from the file when asked for. syntaxes: the names of the transfer syntaxes that
-    occur. burned_in: why text may be burned into the pixels, in words; empty if no header says so. Files of a zip lie
-    in a temporary folder whose name changes from run to run: name a case by its UIDs, not by its path.
+    only, never to be written. number: the series number, or None. headers: pydicom Datasets with file_meta, without
+    pixels and private elements; large values are read from the file when asked for. syntaxes: the names of the
+    transfer syntaxes that occur. burned_in: why text may be burned into the pixels, in words; empty if no header says
+    so. Files of a zip lie in a temporary folder whose name changes from run to run: name a case by its UIDs.
     pixels_at: the byte of each file at which its pixel element starts, or None.
     """
 
