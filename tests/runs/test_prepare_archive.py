@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import numpy as np
 import nrrd
+import numpy as np
 import pytest
 from archives import (
     AFFINE,
