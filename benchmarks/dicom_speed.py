@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -38,6 +39,7 @@ from medkd.imaging.dicom.volumes import plan_volumes
 from medkd.imaging.nifti import write_nifti
 
 SERIES, SLICES = 5, 128
+SIMPLEITK = "SimpleITK's series reader"
 
 
 def scanner_header(dataset: Dataset, z: int) -> None:
@@ -126,16 +128,25 @@ def in_processes(pool: ProcessPoolExecutor, convert: Callable[[Path, Path], None
     return run
 
 
-def measure(contenders: dict[str, Contender], folders: list[Path], root: Path, rounds: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in contenders}
+def cpu_seconds() -> float:
+    """Of this process and its children that have ended."""
+    parts = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(part.ru_utime + part.ru_stime for part in parts)
+
+
+def measure(
+    contenders: dict[str, Contender], folders: list[Path], root: Path, rounds: int
+) -> dict[str, list[tuple[float, float]]]:
+    """(wall, CPU) seconds of each round."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     for number in range(rounds + 1):  # the first round warms caches and imports
         for name, run in contenders.items():
             out = root / "out"
             out.mkdir()
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), cpu_seconds()
             run(folders, out)
             if number:
-                times[name].append(time.perf_counter() - start)
+                times[name].append((time.perf_counter() - start, cpu_seconds() - cpu))
             written = sorted(path.stat().st_size for path in out.glob("*.nii"))
             assert len(written) == SERIES, f"{name} wrote {len(written)} of {SERIES} files"
             shutil.rmtree(out)
@@ -151,10 +162,10 @@ def main() -> None:
     lines = []
     pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"))
     contenders: dict[str, Contender] = {
-        "SimpleITK's series reader, no checks": each(by_simpleitk),
+        f"{SIMPLEITK}, no checks": each(by_simpleitk),
         "medkd, all checks": each(by_medkd),
         "medkd, two processes": in_processes(pool, by_medkd),
-        "SimpleITK's series reader, two processes": in_processes(pool, by_simpleitk),
+        f"{SIMPLEITK}, two processes": in_processes(pool, by_simpleitk),
     }
     with contextlib.suppress(PackageNotFoundError):
         contenders[f"dicom2nifti {version('dicom2nifti')}"] = each(by_dicom2nifti)
@@ -164,11 +175,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="medkd-speed-") as temporary:
             folders = generate(Path(temporary), size)
             times = measure(contenders, folders, Path(temporary), options.rounds)
-        base = times["SimpleITK's series reader, no checks"]
-        for name, seconds in times.items():
-            ratio = statistics.median(one / other for one, other in zip(seconds, base, strict=True))
-            span = f"{min(seconds):.2f} to {max(seconds):.2f}"
-            lines.append(f"| {size} x {size} | {name} | {statistics.median(seconds):.2f} | {span} | {ratio:.2f} |")
+        base = times[f"{SIMPLEITK}, no checks"]
+        for name, rounds in times.items():
+            wall, cpu = zip(*rounds, strict=True)
+            ratios = [statistics.median(a[i] / b[i] for a, b in zip(rounds, base, strict=True)) for i in (0, 1)]
+            cpu_part = "" if "processes" in name else f"{statistics.median(cpu):.2f} | {ratios[1]:.2f}"
+            lines.append(
+                f"| {size} x {size} | {name} | {statistics.median(wall):.2f} | {min(wall):.2f} to {max(wall):.2f}"
+                f" | {ratios[0]:.2f} | {cpu_part or '| '} |"
+            )
             print(lines[-1], flush=True)
     pool.shutdown()
     load = ", ".join(f"{v:.1f}" for v in os.getloadavg())
@@ -183,7 +198,8 @@ def main() -> None:
 def write_table(page: Path, lines: list[str], note: str) -> None:
     """Replace what lies between the two marks of the page."""
     start, end = "<!-- speed -->", "<!-- end of speed -->"
-    table = ["| slices | contender | seconds (median) | range | ratio to SimpleITK |", "|---|---|---|---|---|", *lines]
+    head = "| slices | contender | seconds (median) | range | ratio | CPU seconds | ratio |"
+    table = [head, "|---|---|---|---|---|---|---|", *lines]
     text = page.read_text(encoding="utf-8")
     before, after = text.split(start)[0], text.split(end)[1]
     page.write_text(before + "\n".join([start, *table, "", note, end]) + after, encoding="utf-8")

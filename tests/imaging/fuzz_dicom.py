@@ -16,6 +16,7 @@ import numpy as np
 import pydicom.data
 
 from medkd.errors import InputError
+from medkd.imaging.dicom import apart
 from medkd.imaging.dicom.find import find_series
 from medkd.imaging.dicom.pixels import stored_pixels
 from medkd.imaging.dicom.read import read_volume
@@ -134,6 +135,8 @@ def run(first: int, last: int, progress: Path) -> Report:
             except BaseException as error:
                 report.wrong.append(f"{name}: {type(error).__name__}: {error}")
             report.longest = max(report.longest, (time.perf_counter() - start, name))
+    if apart._decoder.child is not None:
+        apart._decoder.child.communicate()  # its memory counts once it has ended
     report.outcomes, report.peak = dict(outcomes), _resident()
     return report
 

@@ -119,7 +119,7 @@ def test_a_codestream_of_another_size_never_reaches_a_decoder(tmp_path: Path) ->
     path = tmp_path / "a.dcm"
     path.write_bytes(data[:at] + b"\x00\x0f\xff\xff" + data[at + 4 :])
     (series,) = find_series(path).series
-    with pytest.raises(InputError, match="its pixels are 1048575 x 64, its header says 64 x 64"):
+    with pytest.raises(InputError, match="frame 1 are 1048575 x 64, 1 sample, its header says 64 x 64, 1 sample"):
         stored_pixels(path, series.headers[0])
 
 

@@ -17,9 +17,12 @@ import numpy as np
 from medkd.errors import InputError
 from medkd.imaging.dicom.layout import Layout
 
-SECONDS = 60.0
+SECONDS = 30.0
 """A file may take this long, and as long again for every SECONDS_BYTES that it has: far more than decoders need."""
-SECONDS_BYTES = 64 << 20
+SECONDS_BYTES = 16 << 20
+ROOM = 1 << 30
+"""Bytes that a decoder may take, besides DECODED times the pixels (JPEG 2000 works in several copies of 4 bytes)."""
+DECODED = 16
 
 
 class _Decoder:
@@ -92,9 +95,10 @@ def _serve() -> None:
     os.dup2(2, 1)  # a library that prints must not speak into the replies
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        data = b""
+        layout, data = Layout(*request["layout"]), b""
+        _limit_memory(ROOM + DECODED * layout.frames * layout.frame_bytes)
         try:
-            array = np.ascontiguousarray(decode(Path(request["file"]), Layout(*request["layout"]), request["frames"]))
+            array = np.ascontiguousarray(decode(Path(request["file"]), layout, request["frames"]))
             reply = {"shape": array.shape, "dtype": array.dtype.str}
             data = array.tobytes()
         except InputError as error:
@@ -104,6 +108,17 @@ def _serve() -> None:
         with contextlib.suppress(BrokenPipeError):
             replies.write(json.dumps(reply).encode() + b"\n" + data)
             replies.flush()
+
+
+def _limit_memory(room: int) -> None:
+    """Let this process grow by so many bytes and no further, where the system can do that (Linux)."""
+    try:
+        import resource
+
+        here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (here + room, resource.RLIM_INFINITY))
+    except (ImportError, OSError, ValueError):
+        pass
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ class Picture(NamedTuple):
     columns: int
     samples: int
 
+    def __str__(self) -> str:
+        return f"{self.columns} x {self.rows}, {self.samples} sample{'s' * (self.samples != 1)}"
+
 
 FRAME_HEADERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}  # JPEG baseline, extended, progressive, lossless; JPEG-LS
 BARE = {0x01, 0xD8, *range(0xD0, 0xD8)}  # markers without a length

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset, dcmread
-from pydicom.encaps import generate_frames
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
     UID,
@@ -26,7 +26,7 @@ from pydicom.uid import (
 
 from medkd.errors import InputError
 from medkd.imaging.dicom import tags
-from medkd.imaging.dicom.codestream import picture
+from medkd.imaging.dicom.codestream import Picture, picture
 from medkd.imaging.dicom.header import syntax_of
 from medkd.imaging.dicom.layout import Layout
 from medkd.imaging.dicom.quiet import quiet
@@ -92,11 +92,8 @@ def _encoded(file: Path, layout: Layout) -> tuple[Dataset, UID]:
         if decoder_of(syntax) is None:
             helps = f"; install {WOULD_HELP[syntax]}" if syntax in WOULD_HELP else ""
             raise InputError(f"it is stored as {syntax.name}, which cannot be decoded here{helps}")
-        for data in _codestreams(dataset, syntax, layout):
-            found = picture(data)
-            if found and (found.rows, found.columns) != (layout.rows, layout.columns):
-                sizes = f"{found.columns} x {found.rows}, its header says {layout.columns} x {layout.rows}"
-                raise InputError(f"its pixels are {sizes}")
+        if syntax in UNSAFE:
+            dataset.PixelData = encapsulate(_checked(dataset, layout))
     except (InputError, OSError, MemoryError):
         raise
     except Exception as error:  # pydicom raises whatever a broken file makes it raise
@@ -104,9 +101,19 @@ def _encoded(file: Path, layout: Layout) -> tuple[Dataset, UID]:
     return dataset, syntax
 
 
-def _codestreams(dataset: Dataset, syntax: UID, layout: Layout) -> Iterator[bytes]:
-    if syntax.is_encapsulated:
-        yield from generate_frames(dataset.PixelData, number_of_frames=layout.frames)
+def _checked(dataset: Dataset, layout: Layout) -> list[bytes]:
+    """The codestream of each frame, if it has the size that the header says: decoders allocate by it."""
+    streams = list(generate_frames(dataset.PixelData, number_of_frames=layout.frames))
+    wanted = Picture(layout.rows, layout.columns, layout.samples)
+    for number, stream in enumerate(streams, 1):
+        found = picture(stream)
+        if found is None:
+            raise InputError(f"the pixels of its frame {number} are damaged: they do not begin as a codestream does")
+        if found != wanted:
+            raise InputError(f"the pixels of its frame {number} are {found}, its header says {wanted}")
+    if len(streams) != layout.frames:
+        raise InputError(f"it holds {len(streams)} frames, its header says {layout.frames}")
+    return streams
 
 
 def _by_pydicom(dataset: Dataset, syntax: UID, frames: Sequence[int]) -> np.ndarray:
