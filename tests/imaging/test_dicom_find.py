@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import struct
+import threading
 import warnings
 import zipfile
 import zlib
@@ -20,6 +22,7 @@ from synthetic_dicom import write_series
 from medkd.errors import InputError
 from medkd.imaging.dicom import archive, header
 from medkd.imaging.dicom.find import find_series
+from medkd.imaging.dicom.quiet import quiet
 from medkd.imaging.dicom.read import read_volume
 from medkd.imaging.dicom.volumes import plan_volumes
 
@@ -60,6 +63,41 @@ def test_the_patient_never_shows_in_a_log(export: Path) -> None:
     (series, *_) = find_series(export).series
     assert "SYNTHETIC" not in repr(series)
     assert "SYNTHETIC" not in repr(plan_volumes(series))
+
+
+def test_what_pydicom_warns_of_is_not_printed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its warnings quote values, which may be a name; and the state of warnings is as it was before."""
+    (path,) = write_series(tmp_path, ARRAY[:, :, :1], AFFINE)
+    path.write_bytes(path.read_bytes().replace(b"UI\x1a\x001.2.840", b"UI\x1a\x00S.e.cret"))
+    before = list(warnings.filters)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in range(5):
+            find_series(tmp_path)
+        assert warnings.filters[0][0] == "always"
+    assert warnings.filters == before
+    assert seen == []
+    assert caplog.records == []
+
+
+def test_quiet_ends_when_the_last_thread_leaves() -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with quiet:
+            inside.set()
+            leave.wait(5)
+
+    before = list(warnings.filters)
+    with quiet:
+        thread = threading.Thread(target=work)
+        thread.start()
+        inside.wait(5)
+    assert warnings.filters[0][0] == "ignore"  # the other is still inside
+    leave.set()
+    thread.join()
+    assert warnings.filters == before
+    assert not logging.getLogger("pydicom").disabled
 
 
 def test_a_plan_can_be_sent_to_another_process(export: Path) -> None:
