@@ -74,6 +74,7 @@ def test_what_pydicom_warns_of_is_not_printed(tmp_path: Path, caplog: pytest.Log
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         write_series(tmp_path, ARRAY, AFFINE, edit)
+    caplog.clear()
     before = list(warnings.filters)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
