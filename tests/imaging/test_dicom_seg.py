@@ -13,11 +13,12 @@ from synthetic_dicom import write_series
 from synthetic_labels import AXES, oblique, turned, write_seg
 
 from medkd.errors import InputError
+from medkd.imaging.dicom.deidentify import Deidentifier
 from medkd.imaging.dicom.find import find_series
 from medkd.imaging.dicom.seg import Segment, read_segmentation
 from medkd.imaging.dicom.seg_write import write_segmentation
 from medkd.imaging.dicom.volumes import Volume, plan_volumes
-from medkd.imaging.geometry import Moved
+from medkd.imaging.geometry import Moved, flip_lps
 from medkd.imaging.nifti import read_nifti, write_nifti
 
 DATA = os.environ.get("MEDKD_DATA")
@@ -149,15 +150,51 @@ def test_segments_without_voxels_are_described_and_an_empty_mask_is_written(volu
     assert not read_segmentation(tmp_path / "e.dcm", volume).merged().any()
 
 
-def test_the_source_may_lack_what_the_standard_wants(tmp_path: Path) -> None:
-    def edit(dataset: pydicom.Dataset, _: int) -> None:
-        for keyword in ("PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime"):
+def test_the_source_may_lack_what_the_standard_wants_or_hold_it_malformed(tmp_path: Path) -> None:
+    wanted = ("PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime")
+
+    def lack(dataset: pydicom.Dataset, _: int) -> None:
+        for keyword in (*wanted, "FrameOfReferenceUID"):
             delattr(dataset, keyword)
 
-    write_series(tmp_path / "s", np.zeros(SHAPE, np.int16), oblique(), edit)
-    volume = plan_volumes(find_series(tmp_path / "s").series[0])[0]
-    write_segmentation(tmp_path / "m.dcm", some_mask(), volume.affine, SEGMENTS, volume, deidentifier=None)
-    assert np.array_equal(read_segmentation(tmp_path / "m.dcm", volume).merged(), some_mask())
+    def spoil(dataset: pydicom.Dataset, _: int) -> None:
+        for keyword in wanted:
+            dataset.add_new(keyword, "LO", "what is this, if not far too long")
+        dataset.SpecificCharacterSet, dataset.PatientName = "ISO 2022 IR 100", "M\u00fcller^J\u00fcrgen"
+
+    for edit in (lack, spoil):
+        folder = tmp_path / edit.__name__
+        write_series(folder, np.zeros(SHAPE, np.int16), oblique(), edit)
+        volume = plan_volumes(find_series(folder).series[0])[0]
+        write_segmentation(tmp_path / "m.dcm", some_mask(), volume.affine, SEGMENTS, volume, deidentifier=None)
+        assert np.array_equal(read_segmentation(tmp_path / "m.dcm", volume).merged(), some_mask())
+    assert str(pydicom.dcmread(tmp_path / "m.dcm").PatientName) == "M\u00fcller^J\u00fcrgen"
+
+
+@needs_data
+@pytest.mark.parametrize(
+    "folder",
+    ["siemens_multiframe/anatomical", "philips/anatomical", "generic/compressed_jpegls", "philips_enhanced/fmri"],
+)
+def test_real_series_take_a_segmentation_that_refers_to_the_right_frames(folder: str, tmp_path: Path) -> None:
+    """Two of these lack what highdicom demands of a source; the last is a 4-D series in one file."""
+    (series,) = find_series(Path(str(DATA), "dicom/dicom2nifti", folder, "001")).series
+    before = [str(header) for header in series.headers]
+    volume = plan_volumes(series)[-1]
+    mask = np.zeros(volume.shape, np.uint8)
+    mask[10:30, 10:50] = np.random.default_rng(0).integers(0, 3, mask[10:30, 10:50].shape)
+    for deidentifier in (Deidentifier(bytes(16)), None):
+        write_segmentation(tmp_path / "m.dcm", mask, volume.affine, SEGMENTS[:2], volume, deidentifier=deidentifier)
+        assert np.array_equal(read_segmentation(tmp_path / "m.dcm", volume).merged(), mask)
+    assert [str(header) for header in series.headers] == before
+    sources = [(series.headers[file].SOPInstanceUID, frame + 1) for file, frame in volume.frames]
+    lines = {tuple(np.round(flip_lps(origin), 3)): source for origin, source in zip(volume.origins, sources)}
+    for group in pydicom.dcmread(tmp_path / "m.dcm").PerFrameFunctionalGroupsSequence:
+        position = tuple(np.round(np.array(group.PlanePositionSequence[0].ImagePositionPatient, float), 3))
+        (referenced,) = group.DerivationImageSequence[0].SourceImageSequence
+        uid, frame = lines[position]
+        assert referenced.ReferencedSOPInstanceUID == uid
+        assert referenced.get("ReferencedFrameNumber", 1) == frame
 
 
 def test_what_cannot_be_written(volume: Volume, tmp_path: Path) -> None:

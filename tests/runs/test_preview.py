@@ -10,7 +10,6 @@ import nrrd
 import numpy as np
 import pytest
 from PIL import Image
-
 from synthetic_dicom import write_series
 from synthetic_labels import oblique, turned, write_seg, write_structures
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 
+import highdicom as hd
 import numpy as np
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
@@ -17,14 +17,11 @@ from medkd.imaging.dicom import mosaic
 from medkd.imaging.dicom.deidentify import Deidentifier
 from medkd.imaging.dicom.quiet import quiet
 from medkd.imaging.dicom.seg import Segment
+from medkd.imaging.dicom.seg_source import pixel_measures, plane_orientation, plane_position, source_headers
 from medkd.imaging.dicom.volumes import Volume
-from medkd.imaging.geometry import flip_lps, realign
+from medkd.imaging.geometry import realign
 
-COPIED = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
-    "StudyTime", "ReferringPhysicianName",
-)  # fmt: skip
-"""What the standard wants in every file of a study, be it empty; many files lack some of it."""
+SERIES_NUMBER = 300  # beyond those of scanners, so that viewers list it last
 
 
 def write_segmentation(
@@ -36,7 +33,6 @@ def write_segmentation(
     *,
     deidentifier: Deidentifier | None,
     algorithm: str = "medkd",
-    series_number: int = 300,
 ) -> None:
     """Write a mask as a binary DICOM SEG that refers to the images of its source. Whole or not at all.
 
@@ -51,9 +47,12 @@ def write_segmentation(
         pixels = realign(mask, affine, source).transpose(2, 1, 0)
     except InputError as error:
         raise InputError([f"the mask does not lie on its source: {problem}" for problem in error.problems]) from None
-    dataset = _segmentation(
-        pixels.astype(np.uint16 if len(segments) > 255 else np.uint8), segments, source, algorithm, series_number
-    )
+    try:
+        dataset = _segmentation(pixels.astype(np.min_scalar_type(len(segments))), segments, source, algorithm)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        # its message may hold what the header says of the patient; one about a missing attribute does not
+        why = f": {error}" if isinstance(error, AttributeError) else ""
+        raise InputError(f"a header of the source lacks what a segmentation needs, or is malformed{why}") from None
     if deidentifier is not None:
         dataset = deidentifier(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,14 +81,8 @@ def _check(mask: np.ndarray, segments: Sequence[Segment], source: Volume) -> Non
     raise_all(problems)
 
 
-def _segmentation(
-    pixels: np.ndarray, segments: Sequence[Segment], source: Volume, algorithm: str, series_number: int
-) -> Dataset:
+def _segmentation(pixels: np.ndarray, segments: Sequence[Segment], source: Volume, algorithm: str) -> Dataset:
     """pixels: (Z, Y, X), in the order of the frames of the source."""
-    import highdicom as hd  # half a second
-
-    headers = source.series.headers
-    files = list(dict.fromkeys(file for file, _ in source.frames))
     identification = hd.AlgorithmIdentificationSequence(
         name=algorithm, family=codes.cid7162.ArtificialIntelligence, version=__version__
     )
@@ -104,39 +97,23 @@ def _segmentation(
         )
         for segment in segments
     ]
-    lps = flip_lps(source.affine)
-    sizes = np.linalg.norm(lps[:3, :3], axis=0)
-    directions = lps[:3, :2] / sizes[:2]
-    with quiet:  # of unusual but valid values in the source
+    with quiet:
         return hd.seg.Segmentation(
-            source_images=[_complete(headers[file]) for file in files],
+            source_images=source_headers(source),
             pixel_array=pixels,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=described,
             series_instance_uid=generate_uid(),
-            series_number=series_number,
+            series_number=SERIES_NUMBER,
             sop_instance_uid=generate_uid(),
             instance_number=1,
             manufacturer="medkd",
             manufacturer_model_name=algorithm,
             software_versions=__version__,
             device_serial_number="1",
-            plane_positions=[
-                hd.PlanePositionSequence(hd.CoordinateSystemNames.PATIENT, tuple(origin))
-                for origin in flip_lps(source.origins)
-            ],
-            plane_orientation=hd.PlaneOrientationSequence(hd.CoordinateSystemNames.PATIENT, directions.T.ravel()),
-            pixel_measures=hd.PixelMeasuresSequence(
-                pixel_spacing=(sizes[1], sizes[0]), slice_thickness=sizes[2], spacing_between_slices=sizes[2]
-            ),
+            plane_positions=[plane_position(source, z) for z in range(len(source.frames))],
+            plane_orientation=plane_orientation(source),
+            pixel_measures=pixel_measures(source),
             series_description=f"{algorithm} segmentation",
+            specific_character_set="ISO_IR 192",  # UTF-8 holds the names of every source
         )
-
-
-def _complete(header: Dataset) -> Dataset:
-    """A copy with empty values for what the standard wants and the source lacks."""
-    dataset = copy.copy(header)
-    for keyword in COPIED:
-        if keyword not in dataset:
-            setattr(dataset, keyword, "")
-    return dataset
