@@ -97,6 +97,11 @@ def _nothing(path: Path, archive: Archive) -> str:
     if archive.refused:
         first = archive.refused[0]
         return f"{path} holds no DICOM file that can be read ({first.file}: {first.reason})"
+    if any(file.name.endswith(SUFFIXES) for file in archive.ignored):
+        return (
+            f"{path} holds NIfTI or NRRD files in folders below it; give the folder they lie in, or one with images/ and "
+            "labels/, or say in a --table which file is which case"
+        )
     if archive.ignored:
         return f"{path} holds {len(archive.ignored)} files, and none is DICOM, NIfTI (.nii, .nii.gz) or NRRD (.nrrd)"
     return f"{path} is empty: no DICOM, NIfTI or NRRD file"

@@ -111,6 +111,9 @@ def test_an_empty_folder_and_one_without_scans(tmp_path: Path, capsys: pytest.Ca
     assert refused(capsys, source) == f"error: {source} is empty: no DICOM, NIfTI or NRRD file\n"
     (source / "letter.txt").write_text("dear colleague")
     assert "holds 1 files, and none is DICOM" in refused(capsys, source)
+    (source / "sub").mkdir()
+    nib.save(nib.Nifti1Image(picture(1), AFFINE), source / "sub/a.nii.gz")
+    assert "NIfTI or NRRD files in folders below it" in refused(capsys, source)
 
 
 def test_a_modality_and_a_description_that_are_not_there(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
