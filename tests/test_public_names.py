@@ -13,7 +13,8 @@ from medkd.config.recipe import PhaseOptions, Recipe
 from medkd.config.registry import methods
 
 ROOT = Path(__file__).parents[1]
-VERBS = {"quickstart", "prepare", "train", "evaluate", "predict", "reproduce", "methods", "config", "info"}
+VERBS = {"quickstart", "prepare", "train", "evaluate", "predict", "reproduce", "methods", "config", "info", "preview",
+         "doctor"}  # fmt: skip
 
 
 def verbs() -> set[str]:
