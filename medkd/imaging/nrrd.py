@@ -97,7 +97,7 @@ def _grid(fields: dict[str, Any]) -> tuple[Header, tuple[int, ...]]:
             " right-anterior-superior or left-anterior-superior is needed"
         )
     rows = np.array(fields["space directions"], np.float64).reshape(len(sizes), 3)
-    spatial = np.isfinite(rows).all(1)
+    spatial = [bool(np.isfinite(row).all()) for row in rows]
     shape = tuple(n for n, is_space in zip(sizes, spatial) if is_space)
     several = [n for n, is_space in zip(sizes, spatial) if not is_space and n != 1]
     if len(shape) != 3 or several or 0 in shape:
@@ -136,7 +136,7 @@ def _voxels(fields: dict[str, Any], file: IO[bytes]) -> np.ndarray:
     encoding = str(fields["encoding"]).lower()
     text = encoding in ("ascii", "text", "txt")
     if dtype.itemsize > 1 and not text:
-        dtype = dtype.newbyteorder({"little": "<", "big": ">"}[fields["endian"]])
+        dtype = dtype.newbyteorder("<" if {"little": True, "big": False}[fields["endian"]] else ">")
     count = int(np.prod([int(n) for n in fields["sizes"]], dtype=object))
     if count * dtype.itemsize > LARGEST:
         raise InputError(f"its header promises {count * dtype.itemsize >> 30} GiB of voxels; it is damaged")

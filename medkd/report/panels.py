@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
@@ -37,23 +39,15 @@ def show_disagreement(ax: Axes, shades: np.ndarray, row: Slice) -> None:
 
 def letters(ax: Axes, plane: Plane, size: tuple[float, float]) -> None:
     """What lies at the left, right, upper and lower edge of a picture of `size` mm: R, L, A, P, S or I."""
-    places = (
-        (0, 0.5, "left", "center"),
-        (1, 0.5, "right", "center"),
-        (0.5, 0, "center", "top"),
-        (0.5, 1, "center", "bottom"),
-    )
-    for letter, (x, y, horizontal, vertical) in zip(EDGES[plane], places):
-        text = ax.text(
-            x * size[0],
-            y * size[1],
-            f" {letter} ",
-            ha=horizontal,
-            va=vertical,
-            size=NORMAL,
-            weight="bold",
-            color="white",
-        )  # type: ignore[arg-type]
+    style: dict[str, Any] = {"size": NORMAL, "weight": "bold", "color": "white"}
+    edges = [
+        (0.0, 0.5, "left", "center"),
+        (1.0, 0.5, "right", "center"),
+        (0.5, 0.0, "center", "top"),
+        (0.5, 1.0, "center", "bottom"),
+    ]
+    for letter, (x, y, across, along) in zip(EDGES[plane], edges):
+        text = ax.text(x * size[0], y * size[1], f" {letter} ", ha=across, va=along, **style)
         text.set_path_effects([withStroke(linewidth=2, foreground="black")])
 
 

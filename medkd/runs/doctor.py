@@ -37,7 +37,7 @@ def examine() -> list[Check]:
     looks: tuple[Callable[[], Iterator[Check]], ...] = (
         _python, _packages, _opencv, _devices, _threads, _memory, _disk, _shared_memory, _syntaxes,
     )  # fmt: skip
-    checks = []
+    checks: list[Check] = []
     for look in looks:
         try:
             checks += look()

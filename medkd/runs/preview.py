@@ -37,7 +37,8 @@ def preview(image: Path, out: Path, mask: Path | None = None) -> Previewed:
     if out.suffix.lower() != ".png":
         raise InputError(f"the picture is {out.name}; give it a name that ends in .png")
     scan, notes = _read(image)
-    label, names = None, []
+    label: np.ndarray | None = None
+    names: list[str] = []
     if mask is not None:
         label, names, more = _mask(mask, scan)
         notes += more

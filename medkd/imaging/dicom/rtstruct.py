@@ -86,7 +86,7 @@ def read_structures(file: Path) -> StructureSet:
     header = found.series[0].headers[0]
     kinds = {integer(o, REFERENCED_ROI, "IS"): text(o, INTERPRETED_KIND) for o in items(header, OBSERVATIONS)}
     drawn = {integer(c, REFERENCED_ROI, "IS"): items(c, CONTOURS) for c in items(header, CONTOURED)}
-    structures = []
+    structures: list[Structure] = []
     for described in items(header, STRUCTURES):
         number = integer(described, ROI_NUMBER, "IS")
         if number is None or number in [structure.number for structure in structures]:
@@ -156,7 +156,7 @@ def _raster(
 ) -> Raster:
     mask = np.zeros(shape, bool)
     slices = np.moveaxis(mask, axis, 0)
-    size = slices.shape[1:]
+    size = (slices.shape[1], slices.shape[2])
     cut, crossed = [], []
     for level in np.unique(levels):
         here = [polygon for polygon, at in zip(polygons, levels) if at == level]

@@ -239,7 +239,8 @@ def _check_contents(
     placed: Sequence[Placed], kind: str, largest: int, segments: Sequence[Segment], frames: Sequence[Frame]
 ) -> None:
     """Two frames of one segment at one place, and pixel values that mean nothing."""
-    problems, seen = [], {}
+    problems: list[str] = []
+    seen: dict[tuple[int, ...], str] = {}
     numbers = [0, *(segment.number for segment in segments)]
     for frame, (number, pixels, voxels) in zip(frames, placed):
         if not pixels.size:

@@ -12,7 +12,7 @@ import highdicom as hd
 import numpy as np
 from pydicom import Dataset
 from pydicom.config import RAISE
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VR
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DSfloat, validate_value
@@ -108,4 +108,4 @@ def _complete(header: Dataset) -> Dataset:
 
 def _set(dataset: Dataset, keyword: str, value: str | Sequence[Dataset]) -> None:
     """As an element of its own: the others are shared with the header of the series."""
-    dataset.add_new(tag_for_keyword(keyword), dictionary_VR(keyword), value)
+    dataset.add_new(keyword, dictionary_VR(keyword), value)
