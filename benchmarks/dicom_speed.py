@@ -182,7 +182,7 @@ def main() -> None:
             cpu_part = "" if "processes" in name else f"{statistics.median(cpu):.2f} | {ratios[1]:.2f}"
             lines.append(
                 f"| {size} x {size} | {name} | {statistics.median(wall):.2f} | {min(wall):.2f} to {max(wall):.2f}"
-                f" | {ratios[0]:.2f} | {cpu_part or '| '} |"
+                f" | {ratios[0]:.2f} | {cpu_part or '|'} |"
             )
             print(lines[-1], flush=True)
     pool.shutdown()
