@@ -36,7 +36,7 @@ JPEG_2000, HTJ2K = JPEG2000TransferSyntaxes[:2], JPEG2000TransferSyntaxes[-3:]
 UNSAFE = [*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes]
 """What C and C++ decode; pydicom decodes the others in Python."""
 STILL = [*UncompressedTransferSyntaxes, RLELossless, *UNSAFE]
-SIMPLEITK = {RLELossless, *JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG_2000}
+SIMPLEITK = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG_2000}
 WOULD_HELP = {
     **dict.fromkeys(JPEGTransferSyntaxes, "python-gdcm, or pylibjpeg with pylibjpeg-libjpeg"),
     **dict.fromkeys(JPEGLSTransferSyntaxes, "pyjpegls or python-gdcm"),
