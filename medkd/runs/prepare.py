@@ -171,9 +171,9 @@ def _patients(source: Source, pattern: str) -> str:
     return "from the DICOM headers" if source.skips else f"from the file names, by {pattern}"
 
 
-def _labelled(source: Source, labelled: int, seed: int) -> dict[str, Any]:
+def _labelled(source: Source, labelled: int, seed: int) -> str:
     ranked = any(f.train_order for f in source.cases)
-    return {"patients": labelled, "taken": "by train_order" if ranked else f"drawn with seed {seed}"}
+    return f"{labelled} patients, {'by train_order' if ranked else f'drawn with seed {seed}'}"
 
 
 def _chosen_by(choice: Choice) -> dict[str, Any]:

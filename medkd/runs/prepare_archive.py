@@ -99,8 +99,8 @@ def _nothing(path: Path, archive: Archive) -> str:
         return f"{path} holds no DICOM file that can be read ({first.file}: {first.reason})"
     if any(file.name.endswith(SUFFIXES) for file in archive.ignored):
         return (
-            f"{path} holds NIfTI or NRRD files in folders below it; give the folder they lie in, or one with images/ and "
-            "labels/, or say in a --table which file is which case"
+            f"{path} holds NIfTI or NRRD files in folders below it; give the folder they lie in, or one with images/ "
+            "and labels/, or say in a --table which file is which case"
         )
     if archive.ignored:
         return f"{path} holds {len(archive.ignored)} files, and none is DICOM, NIfTI (.nii, .nii.gz) or NRRD (.nrrd)"
@@ -237,20 +237,20 @@ def _remark(
     if len(chosen) < len(images):
         studies, kept = _by_study(images), _by_study(chosen)
         source.remarks.append(
-            f"{len(images) - len(chosen)} of {len(images)} image series were not chosen; "
-            f"{len(studies) - len(kept)} of {len(studies)} studies have no chosen series"
+            f"image series that were not chosen: {len(images) - len(chosen)} of {len(images)}; "
+            f"studies without a chosen series: {len(studies) - len(kept)} of {len(studies)}"
         )
     if nameless := len({series.study_uid for series in chosen if not series.patient}):
         source.warnings.append(
-            f"{nameless} studies state no patient: each counts as a patient of its own, so that two studies of one "
-            "patient may come into different splits; a column patient of --pick says whose they are"
+            f"studies that state no patient: {nameless}; each counts as a patient of its own, so that two studies of "
+            "one patient may come into different splits: a column patient of --pick says whose they are"
         )
     source.refused += [Refused("", seen.of(r.file), seen.of(r.file), r.reason) for r in archive.refused]
     folders = {seen.of(refused.file.parent) for refused in archive.refused}
     if troubled := sum(1 for series in chosen if {seen.of(file.parent) for file in series.files} & folders):
         source.warnings.append(
-            f"{troubled} chosen series lie in a folder with files that cannot be read: if such a file was their first "
-            "or last slice, nothing else shows it"
+            f"chosen series in a folder with files that cannot be read: {troubled}; if such a file was their first or "
+            "last slice, nothing else shows it"
         )
     if archive.ignored:
-        source.remarks.append(f"{len(archive.ignored)} files of the source are not DICOM")
+        source.remarks.append(f"files of the source that are not DICOM: {len(archive.ignored)}")

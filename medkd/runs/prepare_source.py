@@ -200,8 +200,8 @@ def _from_table(
             wrong.append(f"labelled is {row['labelled']!r}; allowed: yes, no")
         source.problems += [f"case {name}: {w}" for w in wrong]
         label = stated.get("label", None if row.get("label") else labels.get(name))
-        said = [row.get(column, "") for column in ("split", "labelled", "train_order")]
-        source.cases.append(Found(name, row["patient"], files, label, *said))
+        split, labelled, order = (row.get(column, "") for column in ("split", "labelled", "train_order"))
+        source.cases.append(Found(name, row["patient"], files, label, split, labelled, order))
 
 
 def _images(folder: Path, channels: int, problems: list[str]) -> dict[str, tuple[VolumeFile, ...]]:

@@ -99,7 +99,7 @@ def test_several_candidates_are_an_error_that_lists_them(archive: Path, tmp_path
     assert all(words in problem for words in ("'abdomen portal'", "'abdomen arterial'", "--pick", "UID", "accepted"))
     done = run(archive, tmp_path / "out", choice=Choice(series="PORTAL"))
     assert len(done.cases) == 4
-    remark = "1 of 5 image series were not chosen; 0 of 4 studies have no chosen series"
+    remark = "image series that were not chosen: 1 of 5; studies without a chosen series: 0 of 4"
     assert remark in json.loads((tmp_path / "out/report.json").read_text())["remarks"]
 
 
@@ -177,7 +177,7 @@ def test_one_broken_series_costs_one_line(archive: Path, tmp_path: Path) -> None
     assert {Path(row["path"]).relative_to(archive).parts[0] for row in rows.values()} == {
         "export4", "export5", "export6",
     }  # fmt: skip
-    assert "1 files of the source are not DICOM" in report["remarks"]
+    assert "files of the source that are not DICOM: 1" in report["remarks"]
     page = (tmp_path / "out/report.html").read_text()
     assert all(name in page for name in reasons)
 
@@ -351,4 +351,4 @@ def test_patients_without_a_number_are_told(tmp_path: Path) -> None:
     done = run(tmp_path / "pacs", tmp_path / "out")
     assert len({case.patient for case in done.cases}) == 4
     warnings = json.loads((tmp_path / "out/report.json").read_text())["warnings"]
-    assert warnings[0].startswith("4 studies state no patient")
+    assert warnings[0].startswith("studies that state no patient: 4")

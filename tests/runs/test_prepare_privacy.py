@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from archives import CLASSES, add_seg, add_series, box, cohort, picture
 from pydicom import Dataset as Header
+from pydicom.uid import generate_uid
 
 from medkd.cli.app import run
 from medkd.data.dataset import read_dataset
@@ -42,9 +43,9 @@ def archive(tmp_path: Path) -> Path:
     for number, name in enumerate(("taken", "gap", "short", "burned")):
         folder = root / "Zebulon_Quxley" / f"MRN778123 {name}"
 
-        def edit(dataset: Header, z: int, number: int = number, name: str = name) -> None:
+        def edit(dataset: Header, z: int, name: str = name) -> None:
             plant(dataset, z)
-            dataset.StudyInstanceUID += f".{number}"
+            dataset.StudyInstanceUID = generate_uid(entropy_srcs=[name])
             dataset.BurnedInAnnotation = "YES" if name == "burned" else "NO"
 
         files = add_series(folder, name, f"{name} of Quxley", picture(number), edit)
