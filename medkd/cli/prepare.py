@@ -89,9 +89,10 @@ def prepare(
 ) -> None:
     """Check every scan and label, split by patient, and write the dataset folder.
 
-    Of a folder of files every problem is listed, and nothing is written while there is one. Of a DICOM archive a series
-    that is broken or has no trustworthy geometry is left out, with its reason here and in report.html; several
-    candidates in one study are an error that lists them.
+    Of a folder of files every problem is listed, and nothing is written
+    while there is one. Of a DICOM archive a series that is broken or has no
+    trustworthy geometry is left out, with its reason here and in report.html;
+    several candidates in one study are an error that lists them.
     """
     from rich.progress import Progress
 

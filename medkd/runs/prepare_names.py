@@ -45,7 +45,7 @@ def open_names(source: Source, out: Path, key: Path | None, keep_identifiers: bo
             why = "--keep-identifiers" if keep_identifiers else "a table that names the cases"
             raise InputError(f"--key has no effect with {why}: names are kept, and there is nothing to look up")
         return Names(None)
-    path = key or out.with_name(f"{out.resolve().name}.private.csv")
+    path = key or out.resolve().parent / f"{out.resolve().name}.private.csv"
     if path.resolve().is_relative_to(out.resolve()):
         raise InputError(f"the private key {path} would lie in the dataset, and travel with it; give another --key")
     if path.is_dir():
