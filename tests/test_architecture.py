@@ -26,7 +26,14 @@ FLOORS = [
 ]
 """From the top down. Rooms of one floor do not import each other."""
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
-TORCH_FREE = ["medkd", "medkd.config.registry", "medkd.config.recipe", "medkd.config.load", "medkd.cli.app"]
+TORCH_FREE = [
+    "medkd",
+    "medkd.config.registry",
+    "medkd.config.recipe",
+    "medkd.config.load",
+    "medkd.cli.app",
+    "medkd.imaging.dicom.read",
+]
 
 
 def imports(path: Path) -> list[tuple[str, int]]:

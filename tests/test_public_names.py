@@ -16,7 +16,8 @@ from medkd.config.registry import methods
 from medkd.distill import losses
 
 ROOT = Path(__file__).parents[1]
-VERBS = {"quickstart", "prepare", "train", "evaluate", "predict", "reproduce", "methods", "config"}
+VERBS = {"quickstart", "prepare", "train", "evaluate", "predict", "reproduce", "methods", "config", "info", "preview",
+         "doctor"}  # fmt: skip
 
 
 def verbs() -> set[str]:
@@ -44,8 +45,8 @@ def test_distillation_losses() -> None:
     }
     assert found == {
         "HintonKDLoss", "BernoulliKDLoss", "DKDLoss", "DISTLoss", "OFALoss", "PLDLoss", "CWDLoss", "BPKDLoss",
-        "MGDLoss", "FitNetLoss", "AttentionTransferLoss", "ReviewKDLoss", "SimKDLoss", "SimilarityPreservingLoss", "RKDLoss",
-        "CRDLoss", "MarginMSELoss", "EmbeddingAlignmentLoss", "ConcordanceLoss",
+        "MGDLoss", "FitNetLoss", "AttentionTransferLoss", "ReviewKDLoss", "SimKDLoss", "SimilarityPreservingLoss",
+        "RKDLoss", "CRDLoss", "MarginMSELoss", "EmbeddingAlignmentLoss", "ConcordanceLoss",
     }  # fmt: skip
 
 

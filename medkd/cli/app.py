@@ -13,10 +13,13 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import typer
 
 from medkd.cli.config import config
+from medkd.cli.doctor import doctor
 from medkd.cli.evaluate import evaluate
+from medkd.cli.info import info
 from medkd.cli.methods import methods
 from medkd.cli.predict import predict
 from medkd.cli.prepare import prepare
+from medkd.cli.preview import preview
 from medkd.cli.quickstart import quickstart
 from medkd.cli.reproduce import reproduce
 from medkd.cli.train import train
@@ -28,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Semi-supervised and source-free adaptation for medical imaging.",
 )
-for verb in (quickstart, prepare, train, evaluate, predict, reproduce, methods):
+for verb in (quickstart, prepare, train, evaluate, predict, reproduce, methods, info, preview, doctor):
     app.command()(verb)
 app.add_typer(config, name="config")
 

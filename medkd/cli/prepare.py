@@ -8,16 +8,33 @@ from typing import Annotated
 
 import typer
 
+ARCHIVE = "DICOM archives"
+PRIVACY = "Privacy"
+
 
 def prepare(
-    source: Annotated[Path, typer.Argument(help="a folder of NIfTI images, or with images/ and labels/")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="a folder of NIfTI or NRRD images, or with images/ and labels/; or a DICOM archive: a folder as "
+            "exported, a zip, a DICOMDIR"
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="the dataset folder to write")],
-    labels: Annotated[Path | None, typer.Option(help="the folder of labels, named like their images")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="labels: a folder of files named like their images; of an archive DICOM SEG, RTSTRUCT, NIfTI or NRRD"
+        ),
+    ] = None,
     table: Annotated[
         Path | None,
         typer.Option(help="CSV: case, patient, and where known split, labelled or train_order, image, label"),
     ] = None,
-    classes: Annotated[str | None, typer.Option(help="names by label value: background,rv,myo,lv")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="names by label value: background,rv,myo,lv; of SEG and RTSTRUCT the structures to take"),
+    ] = None,
     channels: Annotated[str, typer.Option(help="names of the channels: t1,t2; files CASE_0000, CASE_0001")] = "image",
     split: Annotated[str | None, typer.Option(help="shares of the patients, train/val/test: 0.7/0.1/0.2")] = None,
     labelled: Annotated[int | None, typer.Option(help="how many training patients are labelled")] = None,
@@ -26,24 +43,77 @@ def prepare(
         str, typer.Option(help="regular expression, one group: the patient in a name")
     ] = "([^_]+)",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check only, write nothing")] = False,
+    modality: Annotated[str | None, typer.Option(help="take series of this modality", rich_help_panel=ARCHIVE)] = None,
+    series: Annotated[
+        str | None,
+        typer.Option(help="take series whose description matches this regular expression", rich_help_panel=ARCHIVE),
+    ] = None,
+    pick: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV: series (UID), and where wanted volume, patient, split, labelled, train_order",
+            rich_help_panel=ARCHIVE,
+        ),
+    ] = None,
+    allow_resample: Annotated[
+        bool,
+        typer.Option("--allow-resample", help="interpolate uneven or tilted slices", rich_help_panel=ARCHIVE),
+    ] = False,
+    allow_burned_in: Annotated[
+        bool,
+        typer.Option("--allow-burned-in", help="take images that may show text", rich_help_panel=ARCHIVE),
+    ] = False,
+    in_order: Annotated[
+        bool,
+        typer.Option(
+            "--in-order", help="where structures overlap, keep the class named later", rich_help_panel=ARCHIVE
+        ),
+    ] = False,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            help="the private file that says which name is which patient and file; default: beside OUT, "
+            "OUT.private.csv. With an older one, patients keep their names",
+            rich_help_panel=PRIVACY,
+        ),
+    ] = None,
+    keep_identifiers: Annotated[
+        bool,
+        typer.Option(
+            "--keep-identifiers",
+            help="keep the names of files and the numbers of patients; else they become keyed hashes, unless a "
+            "--table states them",
+            rich_help_panel=PRIVACY,
+        ),
+    ] = False,
 ) -> None:
-    """Check every scan and label, split by patient, and write the dataset folder."""
+    """Check every scan and label, split by patient, and write the dataset folder.
+
+    Of a folder of files every problem is listed, and nothing is written
+    while there is one. Of a DICOM archive a series that is broken or has no
+    trustworthy geometry is left out, with its reason here and in report.html;
+    several candidates in one study are an error that lists them.
+    """
     from rich.progress import Progress
 
     from medkd.errors import InputError
     from medkd.runs.prepare import prepare as run
+    from medkd.runs.prepare_archive import Choice
 
     try:
         shares = tuple(float(v) for v in split.split("/")) if split else None
     except ValueError:
         raise InputError(f"--split is {split!r}; write three shares, 0.7/0.1/0.2") from None
     with Progress(transient=True) as bar:
-        task = bar.add_task("check", total=None)
+        task = bar.add_task("read headers", total=None)
         dataset = run(
             source, out, labels=labels, table=table,
             classes=_names(classes) if classes else None, channels=_names(channels),
-            split=shares, labelled=labelled, seed=seed, patient_pattern=patient_pattern, dry_run=dry_run,
+            split=shares, labelled=labelled, seed=seed, patient_pattern=patient_pattern,
+            choice=Choice(modality, series, pick, allow_resample, allow_burned_in, in_order),
+            key=key, keep_identifiers=keep_identifiers, dry_run=dry_run,
             progress=lambda stage, n, total: bar.update(task, description=stage, completed=n, total=total),
+            say=lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True),
         )  # fmt: skip
     for name in ("train", "val", "test"):
         cases = dataset.select(name)
@@ -53,6 +123,7 @@ def prepare(
     if dry_run:
         print("nothing was written: leave out --dry-run to write the dataset")
     else:
+        print(f"look at: {out / 'report.html'}")
         print(f"next: medkd train configs/segmentation/bcp_acdc_3.yaml {shlex.quote(f'data={out}')} --out RUN")
 
 

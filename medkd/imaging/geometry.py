@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import nibabel.orientations as orient
 import numpy as np
 
+from medkd.errors import InputError, raise_all
+
 RAS = orient.axcodes2ornt(("R", "A", "S"))
 TOLERANCE = 1e-3
 """Largest distance, as a share of the smallest voxel edge, by which two grids may differ anywhere and be called one."""
@@ -20,6 +22,14 @@ class Grid(Protocol):
     def affine(self) -> np.ndarray: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A grid that is neither a scan's nor a header's."""
+
+    affine: np.ndarray
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,32 @@ def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.
     orientation = orient.io_orientation(affine)
     turned = orient.apply_orientation(array, orientation)
     return turned, affine @ orient.inv_ornt_aff(orientation, array.shape), Reorientation(orientation, array.shape)
+
+
+def realign(array: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
+    """An array (X, Y, Z) whose voxels are those of a grid, with the axes of the grid: exact, no interpolation.
+
+    affine: (4, 4) of the array. Raises InputError where no order and direction of its axes gives the grid.
+    """
+    steps = np.linalg.solve(grid.affine, affine)[:3, :3]
+    order = np.abs(steps).argmax(0)
+    if sorted(order) != [0, 1, 2]:
+        raise InputError("its voxel axes lie between those of the other grid")
+    orientation = np.array([(axis, np.sign(steps[axis, i])) for i, axis in enumerate(order)])
+    turned = orient.apply_orientation(array, orientation)
+    moved = Moved(affine @ orient.inv_ornt_aff(orientation, array.shape), turned.shape)
+    raise_all(differences(grid, moved))
+    return np.ascontiguousarray(turned)
+
+
+def flip_lps(places: np.ndarray) -> np.ndarray:
+    """DICOM's patient axes (left, posterior, superior) as RAS, and back: it is its own inverse.
+
+    places: points or directions (..., 3), or an affine (4, 4) that gives them.
+    """
+    if places.shape == (4, 4):
+        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ places
+    return places * np.array([-1.0, -1.0, 1.0])
 
 
 def voxel_sizes(affine: np.ndarray) -> np.ndarray:

@@ -17,6 +17,9 @@ from medkd.imaging.geometry import TOLERANCE, displacement, problems_of, voxel_s
 SUFFIXES = (".nii.gz", ".nii")
 NIFTI2_HEADER = 540  # bytes; the first number of the file says it, in either byte order
 TO_MM = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
+LARGEST_DISAGREEMENT = 0.5
+"""In voxel edges: what a q-form may differ from an s-form for the same space. A rounded quaternion stays far below, and
+so does one that cannot hold a small shear; beyond it one of the two is stale, and left and right may be swapped."""
 UNREADABLE = (
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
@@ -58,8 +61,12 @@ class Header:
 def read_nifti(path: Path) -> Scan:
     """Read a 3-D NIfTI file, C-ordered and in the machine's byte order. Scaled files come as float, others as stored.
 
-    Reads to the end, so that the checksum of a .nii.gz is verified. A unit of metres or micrometres becomes mm.
-    Raises InputError that names the file: not NIfTI, truncated, not 3-D, an affine that cannot be trusted.
+    Reads to the end, so that the checksum of a .nii.gz is verified. A unit of metres or micrometres becomes mm. The
+    affine is rounded to float32, as the format stores it: written again it is the same to the last bit.
+
+    Where both are set, the s-form counts: it alone holds any affine, and nibabel, FSL and SPM prefer it. A q-form that
+    differs is noted, or refused if it is mirrored or both claim the same space (`LARGEST_DISAGREEMENT`). Raises
+    InputError that names the file: not NIfTI, truncated, not 3-D, an affine that cannot be trusted.
     """
     path = Path(path)
     header, array = _load(path, voxels=True)
@@ -144,6 +151,7 @@ def _header(image: nib.Nifti1Image, name: str) -> Header:
     unit = image.header.get_xyzt_units()[0]
     affine = np.array(image.affine, np.float64)
     affine[:3] *= TO_MM[unit]
+    affine = affine.astype(np.float32).astype(np.float64)
     sizes = voxel_sizes(image.affine)
     zooms = np.array(image.header.get_zooms()[:3], np.float64)
     known = unit != "unknown" or not (np.allclose(zooms, 1) and np.allclose(sizes, 1))
@@ -156,4 +164,33 @@ def _header(image: nib.Nifti1Image, name: str) -> Header:
         notes.append("its orientation was not stated: taken as left, anterior, superior (the NIfTI default)")
     if not np.allclose(zooms, sizes, rtol=1e-2):
         notes.append("the voxel sizes of its header disagreed with its affine: the affine was kept")
+    notes += _other_form(image.header, shape, name)
     return Header(shape, affine, tuple(float(s) for s in voxel_sizes(affine)) if known else None, tuple(notes))
+
+
+def _other_form(header: nib.Nifti1Header, shape: tuple[int, ...], name: str) -> list[str]:
+    """A note if the q-form, which does not count, says something else than the s-form; refuses a contradiction."""
+    if not (header["sform_code"] and header["qform_code"]):
+        return []
+    spaces = [header.get_value_label(code) for code in ("sform_code", "qform_code")]
+    sform = header.get_sform()
+    try:
+        qform = header.get_qform()
+        share = displacement(sform, qform, shape) / voxel_sizes(sform).min()
+    except (nib.spatialimages.HeaderDataError, ValueError):
+        return ["its q-form is damaged: the s-form was kept"]
+    if share <= TOLERANCE:
+        return []
+    mirrored = np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0  # which no alignment of scans does
+    if mirrored or (spaces[0] == spaces[1] and not share <= LARGEST_DISAGREEMENT):
+        forms = [
+            f"{form} ({space}, axes {''.join(nib.aff2axcodes(affine))})"
+            for form, space, affine in zip(("s-form", "q-form"), spaces, (sform, qform))
+        ]
+        raise InputError(
+            f"{name}: its {' and its '.join(forms)} place voxels up to {share:.3g} voxels apart"
+            f"{', mirrored' if mirrored else ''}; set both to the one that is right"
+        )
+    return [
+        f"its q-form ({spaces[1]}) differs from its s-form ({spaces[0]}) by {share:.2g} of a voxel: the s-form counts"
+    ]

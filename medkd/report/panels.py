@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
 from medkd.report.colours import class_colour, class_line, disagreement, disagreement_colour, tint
-from medkd.report.figures import FAINT, SMALL
-from medkd.report.slices import Slice, radiological
+from medkd.report.figures import FAINT, NORMAL, SMALL
+from medkd.report.slices import Plane, Slice, radiological
+
+EDGES: dict[Plane, str] = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
+"""Left, right, upper and lower edge of `radiological` pictures."""
 
 
 def show(
@@ -29,6 +35,20 @@ def show_disagreement(ax: Axes, shades: np.ndarray, row: Slice) -> None:
         return
     codes = disagreement(row.truth.astype(int), row.prediction.astype(int))
     _place(ax, tint(0.6 * shades, codes, disagreement_colour, 0.85), row.size)
+
+
+def letters(ax: Axes, plane: Plane, size: tuple[float, float]) -> None:
+    """What lies at the left, right, upper and lower edge of a picture of `size` mm: R, L, A, P, S or I."""
+    style: dict[str, Any] = {"size": NORMAL, "weight": "bold", "color": "white"}
+    edges = [
+        (0.0, 0.5, "left", "center"),
+        (1.0, 0.5, "right", "center"),
+        (0.5, 0.0, "center", "top"),
+        (0.5, 1.0, "center", "bottom"),
+    ]
+    for letter, (x, y, across, along) in zip(EDGES[plane], edges):
+        text = ax.text(x * size[0], y * size[1], f" {letter} ", ha=across, va=along, **style)
+        text.set_path_effects([withStroke(linewidth=2, foreground="black")])
 
 
 def _place(ax: Axes, picture: np.ndarray, size: tuple[float, float]) -> None:

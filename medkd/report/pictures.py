@@ -33,12 +33,12 @@ def overlay_grid(rows: Sequence[Slice], classes: Sequence[str]) -> bytes:
     both = with_truth and with_prediction
     headings = ["image", *["truth"] * with_truth, *["prediction"] * with_prediction, *["disagreement"] * both]
     labels = [label for row in rows for label in (row.truth, row.prediction) if label is not None]
-    legends = [("classes", _class_entries(labels, classes))] if labels else []
+    legends = [("classes", class_entries(labels, classes))] if labels else []
     if both:
         legends.append(("disagreement", [Patch(color=colour, label=name) for name, colour in DISAGREEMENT.values()]))
     figure, axes = sheet(
         [_ratio(row.size) for row in rows], [(row.case, _subtitle(row)) for row in rows], headings, legends,
-        _caption({row.plane for row in rows}), panel=2.2,
+        display_convention({row.plane for row in rows}), panel=2.2,
     )  # fmt: skip
     for row, panels in zip(rows, axes):
         shades = grey(row.image, grey_limits(row.image))
@@ -83,12 +83,12 @@ def composites(
     raise_all(problems)
     sizes = [(p.mask.shape[0] * spacing[0], p.mask.shape[1] * spacing[1]) for p in panels]
     headings = ["labelled", "unlabelled, pseudo-label", "labelled in unlabelled", "unlabelled in labelled"]
-    entries = _class_entries([a for p in panels for a in (p.label, p.pseudo)], classes)
+    entries = class_entries([a for p in panels for a in (p.label, p.pseudo)], classes)
     border = Patch(facecolor="none", edgecolor=FAINT, linestyle="dashed", label="border of the pasted patch")
     figure, axes = sheet(
         [_ratio(size) for size in sizes],
         [("", f"labelled: {p.labelled_case}   unlabelled: {p.unlabelled_case}") for p in panels],
-        headings, [("classes", entries), ("mask", [border])], _caption({plane}), panel=2.2,
+        headings, [("classes", entries), ("mask", [border])], display_convention({plane}), panel=2.2,
     )  # fmt: skip
     for p, size, row in zip(panels, sizes, axes):
         limits = grey_limits(p.labelled, p.unlabelled)  # one window: the seam between the two is real
@@ -125,9 +125,9 @@ def batch_grid(
     columns = min(count, 4)
     lines = math.ceil(count / columns)
     size = (float(images.shape[1]), float(images.shape[2]))
-    legends = [] if labels is None else [("classes", _class_entries(list(labels[:count]), classes))]
+    legends = [] if labels is None else [("classes", class_entries(list(labels[:count]), classes))]
     more = f"First {count} of {len(images)} samples. " if count < len(images) else ""
-    caption = f"{more}As the network sees them, after augmentation; without it, {_caption({plane})}"
+    caption = f"{more}As the network sees them, after augmentation; without it, {display_convention({plane})}"
     # a blank row title leaves the room where every panel carries its own
     figure, axes = sheet([_ratio(size)] * lines, [(" ", "")] * lines, [""] * columns, legends, caption, panel=1.9)
     panels = [ax for row in axes for ax in row]
@@ -138,7 +138,7 @@ def batch_grid(
     return png(figure)
 
 
-def _class_entries(labels: Iterable[np.ndarray], classes: Sequence[str]) -> list[Patch]:
+def class_entries(labels: Iterable[np.ndarray], classes: Sequence[str]) -> list[Patch]:
     """Legend entries: every named class, or without names the classes that occur."""
     found = sorted({int(value) for label in labels for value in np.unique(label) if value > 0})
     indices = range(1, len(classes)) if classes else found
@@ -163,6 +163,6 @@ def _subtitle(row: Slice) -> str:
     return " · ".join(part for part in (row.note, f"Dice of the case: {', '.join(dice)}" if dice else "") if part)
 
 
-def _caption(planes: set[Plane]) -> str:
+def display_convention(planes: set[Plane]) -> str:
     """The display convention in words, one a plane."""
     return "; ".join(f"{plane}: {CONVENTION[plane]}" for plane in sorted(planes)) + "."

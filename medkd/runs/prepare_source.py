@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medkd.data.dataset import inside, read_table, split_problems
+from medkd.data.scan_files import SUFFIXES, ScanFile, VolumeFile
 from medkd.data.splits import choose_labelled, share_problems, shuffled, split_patients
 from medkd.errors import InputError, raise_all
-from medkd.imaging.nifti import SUFFIXES
 
 YES, NO = ("yes", "true", "1"), ("no", "false", "0")
 SHARES = (0.7, 0.1, 0.2)
@@ -19,24 +20,54 @@ PATIENT = r"([^_]+)"
 
 @dataclass(frozen=True)
 class Found:
-    """One case in the source: its files, and what the table says of it ("" where it does not say)."""
+    """One case in the source: its files, and what the table says of it ("" where it does not say).
+
+    id: its name where names are kept, and in messages. identity: what its private name is made from (`id` if empty).
+    where: the path of its first file. identifiers: words that tell the patient, to be taken out of what is written.
+    """
 
     id: str
     patient: str
-    images: tuple[Path, ...]
-    label: Path | None
+    images: tuple[ScanFile, ...]
+    label: ScanFile | None
     split: str = ""
     labelled: str = ""
     train_order: str = ""
+    identity: str = ""
+    where: str = ""
+    modality: str = ""
+    identifiers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A series or file of an archive that is left out, and why. patient: "" where the file does not say."""
+
+    patient: str
+    identity: str
+    where: str
+    reason: str
+    identifiers: frozenset[str] = frozenset()
 
 
 @dataclass
 class Source:
-    """The cases, everything wrong with them so far, and the names of files that belong to no case."""
+    """The cases, everything wrong with them so far, and the names of files that belong to no case.
+
+    named: whether a table states the names of the cases, which are then kept. skips: whether a case with a problem is
+    left out, instead of refusing the whole source: so with an archive, of which nobody listed the cases. refused:
+    what was left out so. warnings, remarks: on the whole source, without identifiers. opened: closed at the end.
+    """
 
     cases: list[Found] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     unused: dict[str, list[str]] = field(default_factory=dict)
+    named: bool = False
+    skips: bool = False
+    refused: list[Refused] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    opened: ExitStack = field(default_factory=ExitStack)
 
 
 def find_cases(
@@ -47,7 +78,7 @@ def find_cases(
         raise InputError(f"no folder at {folder}")
     if labels and not labels.is_dir():
         raise InputError(f"no folder of labels at {labels}")
-    source = Source()
+    source = Source(named=table is not None)
     images = _images(folder / "images" if (folder / "images").is_dir() else folder, len(channels), source.problems)
     label_files = _files(labels or folder / "labels", "label", source.problems)
     if table:
@@ -58,8 +89,8 @@ def find_cases(
         if not found.id or found.id.startswith(".") or re.search(r"[/\\\x00-\x1f]", found.id):
             source.problems.append(f"case {found.id!r}: the id names files: not empty, no / or \\, no . in front")
     if not source.cases and not source.problems:
-        raise InputError(f"no NIfTI image (.nii, .nii.gz) in {folder}")
-    used = {p for found in source.cases for p in (*found.images, found.label)}
+        raise InputError(f"no NIfTI image (.nii, .nii.gz) and no NRRD image (.nrrd) in {folder}")
+    used = {file for found in source.cases for file in (*found.images, found.label)}
     source.unused = {
         "images": [name for name, files in images.items() if not used.intersection(files)],
         "labels": [name for name, file in label_files.items() if file not in used],
@@ -119,7 +150,9 @@ def _train_order(found: list[Found], problems: list[str]) -> dict[str, int]:
     return order
 
 
-def _from_names(source: Source, images: dict[str, tuple[Path, ...]], labels: dict[str, Path], pattern: str) -> None:
+def _from_names(
+    source: Source, images: dict[str, tuple[VolumeFile, ...]], labels: dict[str, VolumeFile], pattern: str
+) -> None:
     try:
         patient = re.compile(pattern)
     except re.error as error:
@@ -130,14 +163,15 @@ def _from_names(source: Source, images: dict[str, tuple[Path, ...]], labels: dic
         match = patient.match(name)
         if not match or not match[1]:
             source.problems.append(f"case {name}: the name does not match the patient pattern {pattern!r}")
-        source.cases.append(Found(name, match[1] if match and match[1] else name, files, labels.get(name)))
+        patient_name = match[1] if match and match[1] else name
+        source.cases.append(Found(name, patient_name, files, labels.get(name), where=str(files[0].path)))
 
 
 def _from_table(
     source: Source,
     folder: Path,
-    images: dict[str, tuple[Path, ...]],
-    labels: dict[str, Path],
+    images: dict[str, tuple[VolumeFile, ...]],
+    labels: dict[str, VolumeFile],
     channels: Sequence[str],
     table: Path,
 ) -> None:
@@ -146,11 +180,11 @@ def _from_table(
     columns += [f"image_{c}" for c in channels]
     for row in read_table(table, ("case", "patient")):
         name, wrong = row["case"], []
-        stated: dict[str, Path] = {}
+        stated: dict[str, VolumeFile] = {}
         for column in (*columns, "label"):
             path = inside(folder, row[column]) if row.get(column) else None
             if path and path.is_file():
-                stated[column] = path
+                stated[column] = VolumeFile(path)
             elif path:
                 wrong.append(f"{column} is {row[column]!r}, and no such file is in the source")
             elif row.get(column):
@@ -165,12 +199,12 @@ def _from_table(
         if row.get("labelled", "").lower() not in (*YES, *NO, ""):
             wrong.append(f"labelled is {row['labelled']!r}; allowed: yes, no")
         source.problems += [f"case {name}: {w}" for w in wrong]
-        rest = {k: row.get(k, "") for k in ("split", "labelled", "train_order")}
-        label = None if row.get("label") else labels.get(name)
-        source.cases.append(Found(name, row["patient"], files, stated.get("label", label), **rest))
+        label = stated.get("label", None if row.get("label") else labels.get(name))
+        split, labelled, order = (row.get(column, "") for column in ("split", "labelled", "train_order"))
+        source.cases.append(Found(name, row["patient"], files, label, split, labelled, order))
 
 
-def _images(folder: Path, channels: int, problems: list[str]) -> dict[str, tuple[Path, ...]]:
+def _images(folder: Path, channels: int, problems: list[str]) -> dict[str, tuple[VolumeFile, ...]]:
     """Case -> its images: one file CASE, or CASE_0000, CASE_0001 ... for several channels."""
     files = _files(folder, "image", problems)
     numbered: dict[str, list[str]] = {}
@@ -188,16 +222,21 @@ def _images(folder: Path, channels: int, problems: list[str]) -> dict[str, tuple
     return groups
 
 
-def _files(folder: Path, kind: str, problems: list[str]) -> dict[str, Path]:
-    """Name without suffix -> NIfTI file, sorted; hidden files do not count."""
+def _files(folder: Path, kind: str, problems: list[str]) -> dict[str, VolumeFile]:
+    """Name without suffix -> NIfTI or NRRD file, sorted; hidden files do not count."""
     if not folder.is_dir():
         return {}
-    files: dict[str, Path] = {}
+    files: dict[str, VolumeFile] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.name.endswith(SUFFIXES):
             continue
-        name = path.name.removesuffix(".gz").removesuffix(".nii")
+        name = stem(path)
         if name in files:
-            problems.append(f"case {name}: there are both {name}.nii and {name}.nii.gz as {kind}; keep one")
-        files[name] = path
+            problems.append(f"case {name}: there are both {files[name].name} and {path.name} as {kind}; keep one")
+        files[name] = VolumeFile(path)
     return files
+
+
+def stem(path: Path) -> str:
+    """The name of a NIfTI or NRRD file without its suffix."""
+    return path.name[: -len(next(suffix for suffix in SUFFIXES if path.name.endswith(suffix)))]

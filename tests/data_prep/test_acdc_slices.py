@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import medkd.runs.prepare as module
+import medkd.runs.prepare_write as module
 from medkd.errors import InputError
 from medkd.imaging.nifti import read_header
 

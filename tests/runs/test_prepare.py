@@ -2,18 +2,20 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-import medkd.runs.prepare as module
+import medkd.runs.prepare_write as module
 from medkd.data.dataset import read_dataset
 from medkd.errors import InputError
 from medkd.imaging.nifti import read_nifti
-from medkd.runs.prepare import prepare
+from medkd.runs.prepare import prepare as with_private_names
 
+prepare = partial(with_private_names, keep_identifiers=True)  # tests read the names back
 SHAPE = (10, 8, 3)
 CLASSES = ("background", "organ")
 
@@ -71,7 +73,9 @@ def test_a_folder_becomes_a_dataset(source: Path, tmp_path: Path) -> None:
         assert np.array_equal(written.affine, original.affine)
         assert case.spacing == (1.5, 1.5, 8)
         assert case.shape == SHAPE
-    assert sorted(p.name for p in out.iterdir()) == ["cases.csv", "dataset.yaml", "images", "labels", "report.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "cases.csv", "dataset.yaml", "images", "labels", "report.html", "report.json",
+    ]  # fmt: skip
     assert json.loads((out / "report.json").read_text())["labelled"] == 4
     assert not [p for p in out.rglob("*") if p.is_file() and b"SECRET" in p.read_bytes()]
     assert str(source) not in (out / "cases.csv").read_text() + (out / "report.json").read_text()

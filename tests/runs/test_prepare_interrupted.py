@@ -6,17 +6,19 @@ import gzip
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-import medkd.runs.prepare as module
+import medkd.runs.prepare_write as module
 from medkd.errors import InputError
 from medkd.imaging.nifti import read_nifti
-from medkd.runs.prepare import prepare
+from medkd.runs.prepare import prepare as with_private_names
 
+prepare = partial(with_private_names, keep_identifiers=True)  # tests read the names back
 AFFINE = np.array([[0.9, -0.5, 0.3, -40], [0.6, 1.1, -0.9, 12.5], [-0.1, 0.4, 7.4, 3.25], [0, 0, 0, 1]], np.float32)
 SECRET = b"DOE^JANE"
 
@@ -128,7 +130,7 @@ def test_identifiers_and_source_paths_reach_no_file(source: Path, tmp_path: Path
         content = gzip.decompress(content) if name.endswith(".gz") else content
         assert SECRET not in content, name
         assert str(tmp_path).encode() not in content, name
-    assert len(files) == 33
+    assert len(files) == 34
 
 
 def test_every_file_of_a_case_is_exactly_on_its_grid(source: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -10,8 +11,9 @@ import pytest
 
 from medkd.data.dataset import Dataset
 from medkd.errors import InputError
-from medkd.runs.prepare import prepare
+from medkd.runs.prepare import prepare as with_private_names
 
+prepare = partial(with_private_names, keep_identifiers=True)  # tests read the names back
 SHAPE = (8, 7, 3)
 
 
@@ -192,7 +194,7 @@ def test_places_that_are_not_there(source: Path, tmp_path: Path) -> None:
     assert "no folder of labels" in refused(source, labels=tmp_path / "nowhere")[0]
     assert "cannot be read as CSV" in refused(source, table=tmp_path / "nowhere.csv")[0]
     (tmp_path / "empty").mkdir()
-    assert "no NIfTI image" in refused(tmp_path / "empty")[0]
+    assert "is empty: no DICOM, NIfTI or NRRD file" in refused(tmp_path / "empty")[0]
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         prepare(source, tmp_path / "file", labelled=1)

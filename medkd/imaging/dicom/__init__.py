@@ -1,0 +1,1 @@
+"""DICOM files: found by their headers, planned as volumes with exact geometry or a reason, and read."""
