@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
-from medkd.segmentation.losses import at_least_float32, full_resolution
+from medkd.engine.tensors import at_least_float32
+from medkd.segmentation.losses import full_resolution
 from medkd.segmentation.mean_teacher import ramped
 from medkd.segmentation.options import CpsOptions
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
 from medkd.engine.schedules import sigmoid_ramp
 from medkd.engine.teachers import EmaTeacher
-from medkd.segmentation.losses import at_least_float32, full_resolution
+from medkd.engine.tensors import at_least_float32
+from medkd.segmentation.losses import full_resolution
 from medkd.segmentation.options import MeanTeacherOptions
 
 STAIRS = 200  # the published ramp rises every 150 updates, 200 times

@@ -24,9 +24,10 @@ from medkd.data.augment_options import AugmentOptions
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
 from medkd.engine.randomness import Draws
 from medkd.engine.taps import replaced
+from medkd.engine.tensors import at_least_float32
 from medkd.errors import InputError
 from medkd.networks.build import encoder_levels
-from medkd.segmentation.losses import at_least_float32, one_hot, soft_dice_loss
+from medkd.segmentation.losses import one_hot, soft_dice_loss
 from medkd.segmentation.mixing import halves, paste
 from medkd.segmentation.options import UniMatchOptions
 

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medkd.distill.losses.shared import softened_kl
 from medkd.distill.tgeo_kd_options import TgeoKdOptions
 from medkd.engine.bilevel import Network, outer_loss
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
 from medkd.engine.teachers import FrozenTeacher
+from medkd.engine.tensors import at_least_float32
 from medkd.errors import InputError
 
 
@@ -74,8 +76,7 @@ class TrilateralGeometry(Method):
         with torch.autocast(student.device.type, enabled=False):
             alpha = self.controller(vectors.movedim(1, -1))[..., 0].sigmoid()
         alpha = alpha.detach() if constant_ratio else alpha
-        log_t, log_s = (teacher / tau).log_softmax(1), (student / tau).log_softmax(1)
-        kd = tau**2 * (log_t.exp() * (log_t - log_s)).sum(1)
+        kd = tau**2 * softened_kl(student, teacher, tau)
         ce = F.cross_entropy(student, label, reduction="none")
         logs = {"alpha": alpha.mean(), "loss_distillation": kd.mean(), "loss_labelled": ce.mean()}
         return mixed(alpha, kd, ce).mean(), {name: value.detach() for name, value in logs.items()}
@@ -114,7 +115,7 @@ def logits_of(network: Network, image: Tensor) -> Tensor:
     """Full-resolution logits (B, K, *S), float32 at least."""
     output = network(image)
     output = output[:, 0] if output.ndim > image.ndim else output
-    return output if output.dtype == torch.float64 else output.float()
+    return at_least_float32(output)
 
 
 def one_hot(label: Tensor, like: Tensor) -> Tensor:
