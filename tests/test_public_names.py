@@ -43,8 +43,8 @@ def test_distillation_losses() -> None:
     }
     assert found == {
         "HintonKDLoss", "BernoulliKDLoss", "DKDLoss", "DISTLoss", "OFALoss", "PLDLoss", "CWDLoss", "BPKDLoss",
-        "MGDLoss", "FitNetLoss", "AttentionTransferLoss", "ReviewKDLoss", "SimKDLoss", "SimilarityPreservingLoss", "RKDLoss",
-        "CRDLoss", "MarginMSELoss", "EmbeddingAlignmentLoss", "ConcordanceLoss",
+        "MGDLoss", "FitNetLoss", "AttentionTransferLoss", "ReviewKDLoss", "SimKDLoss", "SimilarityPreservingLoss",
+        "RKDLoss", "CRDLoss", "MarginMSELoss", "EmbeddingAlignmentLoss", "ConcordanceLoss",
     }  # fmt: skip
 
 
