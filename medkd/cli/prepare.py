@@ -97,8 +97,8 @@ def prepare(
     from rich.progress import Progress
 
     from medkd.errors import InputError
+    from medkd.runs.archive_cases import Choice
     from medkd.runs.prepare import prepare as run
-    from medkd.runs.prepare_archive import Choice
 
     try:
         shares = tuple(float(v) for v in split.split("/")) if split else None
