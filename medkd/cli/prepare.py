@@ -97,8 +97,9 @@ def prepare(
     from rich.progress import Progress
 
     from medkd.errors import InputError
+    from medkd.runs.archive_cases import Choice
     from medkd.runs.prepare import prepare as run
-    from medkd.runs.prepare_archive import Choice
+    from medkd.runs.prepare_names import default_key
 
     try:
         shares = tuple(float(v) for v in split.split("/")) if split else None
@@ -124,6 +125,8 @@ def prepare(
         print("nothing was written: leave out --dry-run to write the dataset")
     else:
         print(f"look at: {out / 'report.html'}")
+        if not (keep_identifiers or table):
+            print(f"private: {key or default_key(out)} says whose each case is; keep it, do not pass it on")
         print(f"next: medkd train configs/segmentation/bcp_acdc_3.yaml {shlex.quote(f'data={out}')} --out RUN")
 
 

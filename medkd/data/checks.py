@@ -85,6 +85,9 @@ def _read(file: ScanFile, kind: str, check: CaseCheck) -> Scan | None:
     except InputError as error:
         check.problems += [f"{kind}: {problem}" for problem in error.problems]
         return None
+    except MemoryError:
+        check.problems.append(f"{kind}: {file.name} does not fit into memory")
+        return None
     check.notes += [f"{kind}: {note}" for note in notes]
     return scan
 

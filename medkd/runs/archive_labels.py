@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,56 +14,55 @@ from medkd.errors import InputError
 from medkd.imaging.dicom.find import Found as Archive
 from medkd.imaging.dicom.find import find_series
 from medkd.imaging.dicom.series import Series
+from medkd.runs.archive_cases import SeenArchive
 from medkd.runs.identifiers import identifiers, path_words
 from medkd.runs.prepare_source import Found, Refused, Source, stem
 
 Drawn = tuple[Series, int]
 """A file of a series of segmentations or structure sets."""
+NO_CASE = "this label was drawn on a series that was not chosen, or was refused"
 
 
 def pair_labels(
-    source: Source,
-    archive: Archive,
-    labels: Path | None,
-    classes: Sequence[str] | None,
-    in_order: bool,
-    where: Callable[[Path], str],
-    stack: ExitStack,
+    source: Source, seen: SeenArchive, labels: Path | None, classes: Sequence[str] | None, stack: ExitStack
 ) -> list[Found]:
     """The cases, each with its label, if it has one.
 
     labels: a file, folder or zip; without it the DICOM SEG and RTSTRUCT files of the archive itself are used. One that
-    was given and fits no case is a problem, one of the archive is left out with its reason. Raises InputError if
-    there are no labels where they should be.
+    was given and fits no series of the archive is a problem; one that fits a series which is no case, and one of the
+    archive, is left out with its reason. Raises InputError if there are no labels where they should be.
     """
     cases = source.cases
-    drawn, files = _given(labels, stack) if labels else (_drawn(archive), [])
-    images = [case.images[0] for case in cases]
-    uids = [image.volume.series.uid for image in images if isinstance(image, DicomVolume)]
+    drawn, files = _given(source, labels, stack) if labels else (_drawn(seen.archive), [])
+    uids = [series.uid for series in map(_series_of, cases)]
     fitting: dict[int, list[Drawn | VolumeFile]] = defaultdict(list)
     names: set[str] = set()
     for series, number in drawn:
         referenced = references(series, number)
         matches = [index for index, uid in enumerate(uids) if uid in referenced]
         if not matches:
-            _misfit(source, series, number, referenced, given=labels is not None, where=where)
+            _misfit(source, seen, (series, number), referenced, given=labels is not None)
         for index in matches:
             fitting[index].append((series, number))
             names |= set(structures(series, number))
     for file in files:
-        matches = [index for index, case in enumerate(cases) if stem(file.path) in _names(case)]
+        name = stem(file.path)
+        matches = [index for index, case in enumerate(cases) if name in _names(_series_of(case), case.patient)]
         if len(matches) == 1:
             fitting[matches[0]].append(file)
+        elif any(name in _names(series, series.patient) for series in seen.archive.series) and not matches:
+            source.refused.append(Refused("", str(file.path), str(file.path), NO_CASE))
         else:
             source.problems.append(
                 f"label {file.name} is named like {len(matches)} of {len(cases)} cases; name it like the folder of "
                 "its series, like its patient id if that has one case, or like its series UID"
             )
     if names and classes is None:
-        raise InputError(
+        source.problems.append(
             f"the labels show the structures {', '.join(map(repr, sorted(names)))}; say which are the classes, "
             f"background first: --classes background,{sorted(names)[0]}"
         )
+    in_order = seen.choice.in_order
     return [_with(source, case, fitting[index], classes or (), in_order) for index, case in enumerate(cases)]
 
 
@@ -72,48 +71,49 @@ def _drawn(archive: Archive) -> list[Drawn]:
     return [(series, n) for series in archive.series if series.kind in kinds for n in range(len(series.files))]
 
 
-def _given(labels: Path, stack: ExitStack) -> tuple[list[Drawn], list[VolumeFile]]:
+def _given(source: Source, labels: Path, stack: ExitStack) -> tuple[list[Drawn], list[VolumeFile]]:
     if not labels.exists():
         raise InputError(f"no file or folder of labels at {labels}")
     if labels.name.endswith(SUFFIXES):
         return [], [VolumeFile(labels)]
     found = stack.enter_context(find_series(labels))
     drawn = _drawn(found)
-    files = [VolumeFile(path) for path in found.ignored if path.name.endswith(SUFFIXES) and path.is_file()]
+    files = [VolumeFile(path) for path in found.ignored if path.name.endswith(SUFFIXES)]
+    if files and found.unpacked:
+        raise InputError(f"{labels} holds NIfTI or NRRD files; unpack it and give the folder")
+    source.refused += [Refused("", str(one.file), str(one.file), one.reason) for one in found.refused]
     if not drawn and not files:
-        raise InputError(f"no label in {labels}: DICOM SEG, RTSTRUCT, NIfTI (.nii, .nii.gz) or NRRD (.nrrd) is needed")
+        broken = "".join(f"; {one.file.name}: {one.reason}" for one in found.refused)
+        raise InputError(
+            f"no label in {labels}: DICOM SEG, RTSTRUCT, NIfTI (.nii, .nii.gz) or NRRD (.nrrd) is needed{broken}"
+        )
     return drawn, files
 
 
-def _misfit(
-    source: Source,
-    series: Series,
-    number: int,
-    referenced: Sequence[str],
-    given: bool,
-    where: Callable[[Path], str],
-) -> None:
+def _misfit(source: Source, seen: SeenArchive, drawn: Drawn, referenced: Sequence[str], given: bool) -> None:
+    series, number = drawn
     file = series.files[number]
-    if not referenced:
-        reason = "this label does not say on which series it was drawn"
-    else:
-        reason = "this label was drawn on another series than those that were chosen and accepted"
-    if given:
-        uids = f" ({', '.join(referenced)})" if referenced else ""
-        source.problems.append(f"{file}: {reason}{uids}")
+    reason = NO_CASE if referenced else "this label does not say on which series it was drawn"
+    there = {one.uid for one in seen.archive.series if one.kind == "image"}
+    if given and not there.intersection(referenced):
+        if referenced:
+            reason = f"this label was drawn on a series that the archive does not hold ({', '.join(referenced)})"
+        source.problems.append(f"{file}: {reason}")
     else:
         identity = f"{series.study_uid} {series.uid} {number}"
         telling = identifiers(series, series.patient)
-        source.refused.append(Refused(series.patient, identity, where(file), reason, telling))
+        source.refused.append(Refused(series.patient, identity, seen.of(file), reason, telling))
 
 
-def _names(case: Found) -> Iterator[str]:
-    """How a NIfTI or NRRD label of a case may be called."""
-    yield case.patient
-    for image in case.images:
-        if isinstance(image, DicomVolume):
-            yield image.volume.series.uid
-            yield image.volume.series.files[0].parent.name
+def _series_of(case: Found) -> Series:
+    image = case.images[0]
+    assert isinstance(image, DicomVolume)
+    return image.volume.series
+
+
+def _names(series: Series, patient: str) -> tuple[str, ...]:
+    """How a NIfTI or NRRD label of a series may be called."""
+    return patient, series.uid, series.files[0].parent.name
 
 
 def _with(

@@ -19,11 +19,11 @@ class Verdict(NamedTuple):
     fix: str
 
 
-Headless = Counter[tuple[str, str, str]]
+Headless = Counter[tuple[str, str, str, str]]
 
 
 def headless(archive: Found) -> Headless:
-    """How many files of each series (patient, study, series) hold no image: they were cut short, or are no pictures."""
+    """How many files of each series (patient, study, series, modality) hold no image, though their modality should."""
     count: Headless = Counter()
     for series in archive.series:
         if series.kind == "other":
@@ -48,8 +48,8 @@ def judge(volume: Volume, cut_short: Headless, allow_resample: bool = False, all
     return Verdict(tuple(problems), "" if helpless else "; ".join(fixes))
 
 
-def _key(series: Series) -> tuple[str, str, str]:
-    return series.patient, series.study_uid, series.uid
+def _key(series: Series) -> tuple[str, str, str, str]:
+    return series.patient, series.study_uid, series.uid, series.modality
 
 
 @cache

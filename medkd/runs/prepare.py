@@ -14,7 +14,8 @@ from typing import Any
 from medkd.data.checks import CaseCheck, check_case
 from medkd.data.dataset import Case, Dataset, name_problems, read_dataset
 from medkd.errors import InputError, raise_all
-from medkd.runs.prepare_archive import Choice, find_archive, is_archive
+from medkd.runs.archive_cases import Choice
+from medkd.runs.prepare_archive import find_archive, is_archive
 from medkd.runs.prepare_names import Names, open_names
 from medkd.runs.prepare_report import Prepared
 from medkd.runs.prepare_source import PATIENT, SHARES, Found, Refused, Source, find_cases, place

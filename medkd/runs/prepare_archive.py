@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from medkd.data.dataset import read_table
-from medkd.data.scan_files import SUFFIXES, DicomVolume
+from medkd.data.scan_files import SUFFIXES
 from medkd.errors import InputError, raise_all
 from medkd.imaging.dicom.find import Found as Archive
 from medkd.imaging.dicom.find import find_series
 from medkd.imaging.dicom.series import Series
-from medkd.imaging.dicom.volumes import Volume, plan_volumes
+from medkd.runs.archive_cases import Choice, Pick, SeenArchive, add_study
 from medkd.runs.archive_labels import pair_labels
-from medkd.runs.archive_verdict import Verdict, headless, judge
-from medkd.runs.identifiers import identifiers
-from medkd.runs.prepare_source import Found, Refused, Source
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which series of an archive are taken, and what may be done to them.
-
-    modality: CT, MR, ... series: a regular expression that is searched in the series description, in any case.
-    pick: CSV with the column series (its UID, which `medkd info --json` prints) and where wanted volume (the name of
-    one of several volumes of a series), patient, split, labelled, train_order. allow_resample: uneven or tilted slices
-    are resampled to a regular grid. allow_burned_in: images whose pixels may show text are taken. in_order: where
-    structures overlap, the class that is named later lies on top.
-    """
-
-    modality: str | None = None
-    series: str | None = None
-    pick: Path | None = None
-    allow_resample: bool = False
-    allow_burned_in: bool = False
-    in_order: bool = False
-
-
-Pick = dict[str, str]
+from medkd.runs.prepare_source import Refused, Source
 
 
 def is_archive(path: Path) -> bool:
@@ -65,29 +39,14 @@ def find_archive(path: Path, labels: Path | None, classes: Sequence[str] | None,
         chosen = _chosen(images, picks, choice)
         if not chosen and not source.problems:
             raise InputError(_none_chosen(path, images, choice))
-        seen = _Archive(path, archive, choice)
+        seen = SeenArchive(path, archive, choice)
         for members in _by_study(chosen).values():
-            _study(source, members, picks, seen)
-        _remark(source, images, chosen, archive, seen)
-        source.cases = pair_labels(source, archive, labels, classes, choice.in_order, seen.of, stack)
+            add_study(source, members, picks, seen)
+        _remark(source, images, chosen, seen)
+        source.cases = pair_labels(source, seen, labels, classes, stack)
         raise_all(source.problems)  # before minutes are spent on reading
         source.opened = stack.pop_all()
     return source
-
-
-class _Archive:
-    """An archive as the user sees it: what may be taken of it, and paths of a zip as archive.zip/member."""
-
-    def __init__(self, path: Path, archive: Archive, choice: Choice):
-        self.path, self.unpacked = path, archive.unpacked and Path(archive.unpacked.name)
-        self.choice, self.headless = choice, headless(archive)
-
-    def judge(self, volume: Volume) -> Verdict:
-        return judge(volume, self.headless, self.choice.allow_resample, self.choice.allow_burned_in)
-
-    def of(self, file: Path) -> str:
-        inside = self.unpacked and file.is_relative_to(self.unpacked)
-        return str(self.path / file.relative_to(self.unpacked) if inside and self.unpacked else file)
 
 
 def _nothing(path: Path, archive: Archive) -> str:
@@ -150,90 +109,9 @@ def _by_study(chosen: Sequence[Series]) -> dict[tuple[str, str], list[Series]]:
     return studies
 
 
-def _study(source: Source, members: list[Series], picks: dict[str, list[Pick]] | None, seen: _Archive) -> None:
-    """The cases of one study: what was picked, or its only series; several are an error that lists them all."""
-    planned = {series: plan_volumes(series) for series in members}
-    if picks is None and len(members) > 1:
-        lines = [_line(series, volume, seen) for series, volumes in planned.items() for volume in volumes]
-        source.problems.append(_ask(f"{len(members)} series of the study", members[0], seen, lines))
-        return
-    for series, volumes in planned.items():
-        for row in picks[series.uid] if picks is not None else [{}]:
-            _series(source, series, volumes, row, seen)
-
-
-def _series(source: Source, series: Series, volumes: Sequence[Volume], row: Pick, seen: _Archive) -> None:
-    named = [v for v in volumes if v.name == row["volume"]] if row.get("volume") else list(volumes)
-    if not named:
-        names = ", ".join(repr(volume.name) for volume in volumes)
-        source.problems.append(f"series {series.uid} has no volume {row['volume']!r}; there are {names}")
-        return
-    verdicts = [seen.judge(volume) for volume in named]
-    if all(verdict.problems for verdict in verdicts):
-        source.refused.append(_refused(series, verdicts[0], row, seen))
-    elif len(named) > 1:
-        lines = [_line(series, volume, seen) for volume in named]
-        source.problems.append(_ask(f"{len(named)} volumes of the series", series, seen, lines))
-    else:
-        source.cases.append(_case(series, named[0], row, seen))
-
-
-def _ask(what: str, series: Series, seen: _Archive, lines: Sequence[str]) -> str:
-    listed = "".join(f"\n    {line}" for line in lines)
-    return (
-        f"{what} in {seen.of(series.files[0].parent)} are candidates; choose with --modality, --series PATTERN, or "
-        f"--pick FILE.csv (columns series and, of several volumes, volume):{listed}"
-    )
-
-
-def _line(series: Series, volume: Volume, seen: _Archive) -> str:
-    verdict = seen.judge(volume)
-    number = "" if series.number is None else f"{series.number}, "
-    size = " x ".join(map(str, volume.shape))
-    name = f", volume {volume.name!r}" if volume.name else ""
-    state = f"refused: {verdict.problems[0]}" if verdict.problems else "accepted"
-    return f"series {number}{series.modality} {series.description!r}{name}, {size}, {state} (UID {series.uid})"
-
-
-def _case(series: Series, volume: Volume, row: Pick, seen: _Archive) -> Found:
-    patient = _patient(series, row)
-    identity = f"{series.study_uid} {series.uid} {volume.name}".strip()
-    return Found(
-        id=f"{safe_name(patient)}_{hashlib.sha256(identity.encode()).hexdigest()[:6]}",
-        patient=patient,
-        images=(DicomVolume(volume, seen.choice.allow_resample),),
-        label=None,
-        split=row.get("split", ""),
-        labelled=row.get("labelled", ""),
-        train_order=row.get("train_order", ""),
-        identity=identity,
-        where=seen.of(series.files[0].parent),
-        modality=series.modality,
-        identifiers=identifiers(series, patient),
-    )
-
-
-def _refused(series: Series, verdict: Verdict, row: Pick, seen: _Archive) -> Refused:
-    patient = _patient(series, row)
-    fix = f" (with {verdict.fix})" if verdict.fix else ""
-    reason = "; ".join(verdict.problems) + fix
-    folder = seen.of(series.files[0].parent)
-    return Refused(patient, f"{series.study_uid} {series.uid}", folder, reason, identifiers(series, patient))
-
-
-def _patient(series: Series, row: Pick) -> str:
-    return row.get("patient") or series.patient or f"study {series.study_uid}"
-
-
-def safe_name(text: str) -> str:
-    """A text as a part of a file name."""
-    return re.sub(r"[^\w.-]+", "-", text).strip("-._") or "unnamed"
-
-
-def _remark(
-    source: Source, images: Sequence[Series], chosen: Sequence[Series], archive: Archive, seen: _Archive
-) -> None:
+def _remark(source: Source, images: Sequence[Series], chosen: Sequence[Series], seen: SeenArchive) -> None:
     """What is said of the archive as a whole, and of files that could not be read."""
+    archive = seen.archive
     if len(chosen) < len(images):
         studies, kept = _by_study(images), _by_study(chosen)
         source.remarks.append(

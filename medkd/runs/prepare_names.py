@@ -45,9 +45,14 @@ def open_names(source: Source, out: Path, key: Path | None, keep_identifiers: bo
             why = "--keep-identifiers" if keep_identifiers else "a table that names the cases"
             raise InputError(f"--key has no effect with {why}: names are kept, and there is nothing to look up")
         return Names(None)
-    path = key or out.resolve().parent / f"{out.resolve().name}.private.csv"
+    path = key or default_key(out)
     if path.resolve().is_relative_to(out.resolve()):
         raise InputError(f"the private key {path} would lie in the dataset, and travel with it; give another --key")
     if path.is_dir():
         raise InputError(f"the private key {path} is a folder; give a file as --key")
     return Names(PrivateKey(path, must_exist=continues))
+
+
+def default_key(out: Path) -> Path:
+    """Beside the dataset, not in it."""
+    return out.resolve().parent / f"{out.resolve().name}.private.csv"

@@ -133,6 +133,6 @@ def _oblique(canonical: np.ndarray) -> str:
     axes = canonical[:3, :3] / voxel_sizes(canonical)
     angle = float(np.degrees(np.arccos(np.clip(np.diag(axes).min(), -1, 1))))
     shear = float(np.degrees(np.arcsin(np.clip(np.abs(axes.T @ axes - np.eye(3)).max(), 0, 1))))
-    notes = [f"Slices as stored, up to {angle:.0f} degrees from the planes of the body."] if angle >= 0.5 else []
-    notes += [f"The grid is sheared by {shear:.1f} degrees, which the picture straightens."] if shear >= 0.5 else []
+    notes = [f"Slices as stored: turned by up to {angle:.0f}° against the planes of the body."] if angle >= 0.5 else []
+    notes += [f"The grid is sheared by {shear:.1f}°, which the picture straightens."] if shear >= 0.5 else []
     return " ".join(notes)

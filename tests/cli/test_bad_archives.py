@@ -49,7 +49,7 @@ def test_a_segmentation_of_another_series(archive: Path, tmp_path: Path, capsys:
     add_series(tmp_path / "other", "stranger", "portal", picture(9))
     add_seg(tmp_path / "segs/stray.dcm", tmp_path / "other", box())
     text = refused(capsys, archive, "--labels", str(tmp_path / "segs"), *CLASSES)
-    assert "stray.dcm: this label was drawn on another series than those that were chosen" in text
+    assert "stray.dcm: this label was drawn on a series that the archive does not hold" in text
 
 
 def test_labels_on_another_grid(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -174,6 +174,39 @@ def test_values_after_each_action() -> None:
     assert source.PatientID == "SYNTHETIC-1"  # the source is as it was
 
 
+def test_codes_inside_a_sequence_that_the_profile_replaces_become_dummies() -> None:
+    """ContentSequence (D) and PersonIdentificationCodeSequence (D): a code may be a person there, and only there."""
+    source = image(Dataset())
+    for keyword in ("ContentSequence", "PersonIdentificationCodeSequence", "AnatomicRegionSequence"):
+        item, code = Dataset(), Dataset()
+        code.CodeMeaning, code.CodeValue = "Chief of surgery", "CS-1"
+        item.ConceptNameCodeSequence, item.CodeMeaning = Sequence([code]), "Chief of surgery"
+        setattr(source, keyword, Sequence([item]))
+    clean = Deidentifier(SALT)(source)
+    for keyword, expected in (
+        ("ContentSequence", "REMOVED"),
+        ("PersonIdentificationCodeSequence", "REMOVED"),
+        ("AnatomicRegionSequence", "Chief of surgery"),
+    ):
+        (item,) = clean[keyword].value
+        assert item.CodeMeaning == item.ConceptNameCodeSequence[0].CodeMeaning == expected
+
+
+def test_elements_of_another_representation_than_their_attribute_s_go() -> None:
+    """Bytes where a code, a number or a UID should be: nobody looked at them."""
+    source = image(Dataset())
+    for keyword, vr, value in (
+        ("FrameOfReferenceUID", "LO", "1.2.3.4567"),
+        ("SoftwareVersions", "OB", b"Qwerty Smith"),
+        ("ManufacturerModelName", "LT", "Qwerty Smith"),
+        ("Columns", "SH", "Qwerty"),
+    ):
+        source[keyword] = DataElement(pydicom.tag.Tag(keyword), vr, value)
+    clean = Deidentifier(SALT)(source)
+    for keyword in ("FrameOfReferenceUID", "SoftwareVersions", "ManufacturerModelName", "Columns"):
+        assert keyword not in clean, keyword
+
+
 def test_uids_are_replaced_consistently_and_only_with_the_salt() -> None:
     one, same, other = Deidentifier(SALT), Deidentifier(SALT), Deidentifier(SALT[::-1])
     uid = "1.3.6.1.4.1.14519.5.2.1.1"

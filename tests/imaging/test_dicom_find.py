@@ -222,7 +222,7 @@ def test_a_zip_that_lies_about_its_size(tmp_path: Path) -> None:
         out.writestr("f", bytes(5 << 20))
     data = path.read_bytes()
     path.write_bytes(data.replace(struct.pack("<I", 5 << 20), struct.pack("<I", 10)))
-    with pytest.raises(InputError, match=r"cannot be unpacked|more than it says"):
+    with pytest.raises(InputError, match="cannot be unpacked"):
         find_series(path)
 
 

@@ -30,8 +30,8 @@ import medkd.runs.prepare_write as writing
 from medkd.data.dataset import Dataset, read_dataset
 from medkd.errors import InputError
 from medkd.imaging.nifti import read_nifti
+from medkd.runs.archive_cases import Choice
 from medkd.runs.prepare import prepare
-from medkd.runs.prepare_archive import Choice
 
 SPLIT = (0.5, 0.25, 0.25)
 
@@ -118,7 +118,7 @@ def test_an_explicit_list_decides(archive: Path, tmp_path: Path) -> None:
     assert found["ID-patient2"].label is None  # its segmentation was drawn on the other series
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert [one["reason"] for one in report["refused"]] == [
-        "this label was drawn on another series than those that were chosen and accepted"
+        "this label was drawn on a series that was not chosen, or was refused"
     ] * 2
     pick.write_text("series\n1.2.3\n")
     assert "no image series with the UID '1.2.3'" in refused(archive, tmp_path / "x", choice=Choice(pick=pick))[0]
@@ -241,6 +241,22 @@ def test_structure_sets_become_labels(unlabelled: Path, tmp_path: Path) -> None:
     notes = json.loads((tmp_path / "out/report.json").read_text())["notes"]
     assert set(notes) == {case.id for case in done.cases}
     assert all(lines == ["label: 1 structures that are no class were left out"] for lines in notes.values())
+
+
+def test_labels_of_series_that_are_no_cases_and_broken_ones_are_left_out(unlabelled: Path, tmp_path: Path) -> None:
+    """Who takes a part of an archive need not sort its labels first."""
+    for number in range(3):
+        add_seg(tmp_path / f"segs/{number}", unlabelled / f"patient{number}", box())
+    add_series(unlabelled / "gap", "patient3", "portal", picture(3))
+    add_seg(tmp_path / "segs/3", unlabelled / "gap", box())
+    nib.save(nib.Nifti1Image(box().astype(np.uint8), AFFINE), tmp_path / "segs/gap.nii.gz")
+    (unlabelled / "gap/I00003").unlink()
+    content = (tmp_path / "segs/3").read_bytes()
+    (tmp_path / "segs/broken").write_bytes(content[:140] + b"\xff" * 400)
+    done = run(unlabelled, tmp_path / "out", labels=tmp_path / "segs", split=THIRDS)
+    assert all(case.label for case in done.cases)
+    reasons = sorted(one["reason"][:30] for one in json.loads((tmp_path / "out/report.json").read_text())["refused"])
+    assert reasons == ["1 slice is missing (slices lie", "has no series UID", *["this label was drawn on a seri"] * 2]
 
 
 def test_overlapping_structures_need_an_order(unlabelled: Path, tmp_path: Path) -> None:

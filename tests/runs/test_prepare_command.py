@@ -58,3 +58,15 @@ def test_preparing_needs_no_torch() -> None:
     code = "import sys, medkd.runs.prepare, medkd.cli.prepare; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr or "torch was imported"
+
+
+def test_the_command_says_where_the_private_key_lies(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["prepare", str(source), "--out", str(tmp_path / "data"), "--labelled", "1"]
+    assert run(arguments) == 0
+    assert f"private: {tmp_path / 'data.private.csv'} says whose each case is" in capsys.readouterr().out
+    assert not list((tmp_path / "data/images").glob("p0_*"))
+    assert run([*arguments[:3], str(tmp_path / "kept"), *arguments[4:], "--keep-identifiers"]) == 0
+    assert "private:" not in capsys.readouterr().out
+    assert len(list((tmp_path / "kept/images").glob("p0_*"))) == 1

@@ -17,8 +17,8 @@ from medkd.imaging.dicom.seg import Segment
 from medkd.imaging.dicom.seg_write import write_segmentation
 from medkd.imaging.dicom.volumes import plan_volumes
 from medkd.imaging.nifti import read_nifti, write_nifti
+from medkd.runs.archive_cases import Choice
 from medkd.runs.prepare import prepare
-from medkd.runs.prepare_archive import Choice
 
 DATA = Path(os.environ.get("MEDKD_DATA", ""), "dicom")
 pytestmark = pytest.mark.skipif(not os.environ.get("MEDKD_DATA"), reason="MEDKD_DATA is not set")

@@ -160,8 +160,6 @@ def _action(tag: int, vr: str) -> str:
 
 def _is_as_defined(tag: int, vr: str) -> bool:
     """Whether an element has the representation of its attribute: bytes where text should be are never looked at."""
-    if vr == "UN":
-        return False
     return not dictionary_has_tag(tag) or bool(set(vr.split(" or ")) & set(dictionary_VR(tag).split(" or ")))
 
 

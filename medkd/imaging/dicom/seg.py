@@ -12,6 +12,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.pixels import get_decoder
 from pydicom.sr.coding import Code
+from pydicom.uid import UncompressedTransferSyntaxes
 
 from medkd.errors import InputError, raise_all
 from medkd.imaging.dicom import tags
@@ -145,6 +146,8 @@ def _read(file: Path, like: Grid | None) -> Segmentation:
     header = series.headers[0]
     kind = text(header, SEGMENTATION_TYPE)
     frames, problems = frames_of(series)
+    if len(items(header, tags.PER_FRAME_FUNCTIONAL_GROUPS)) != len(frames):
+        problems.append("it does not describe each of its frames")
     raise_all(problems)
     segments = tuple(_segments(header))
     shown = [0 if kind == "LABELMAP" else _shown(header, frame) for frame in frames]
@@ -163,7 +166,7 @@ def _read(file: Path, like: Grid | None) -> Segmentation:
 
 
 def _is_packed(header: Dataset) -> bool:
-    return pixel_layout(header).allocated == 1 and not syntax_of(header).is_encapsulated
+    return pixel_layout(header).allocated == 1 and syntax_of(header) in UncompressedTransferSyntaxes
 
 
 def _bits(file: Path) -> np.ndarray:
