@@ -10,7 +10,7 @@ from medkd.errors import InputError
 SHARES = (0.7, 0.1, 0.2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(10, 60), st.integers(0, 10**6), st.data())
 def test_held_out_patients_have_labels_and_every_patient_one_split(n: int, seed: int, data: st.DataObject) -> None:
     complete = {f"p{i}": data.draw(st.booleans()) for i in range(n)}

@@ -34,7 +34,7 @@ def logits_of(label: torch.Tensor, classes: int) -> torch.Tensor:
     return torch.nn.functional.one_hot(label.long(), classes).movedim(-1, 1).float()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([-1, 1])] * 3), st.sampled_from([2, 3]),
     st.integers(0, 2),

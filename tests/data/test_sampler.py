@@ -15,7 +15,7 @@ def read(seed: int, name: str, samples: int, batch: int, steps: int) -> np.ndarr
     return np.concatenate([indices(seed, name, samples, batch, step) for step in range(steps)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SIZES, st.integers(0, 3))
 def test_no_sample_repeats_within_a_pass_and_what_is_left_opens_the_next_batch(
     sizes: tuple[int, int], seed: int
@@ -28,7 +28,7 @@ def test_no_sample_repeats_within_a_pass_and_what_is_left_opens_the_next_batch(
         assert sorted(run[number * samples : (number + 1) * samples]) == list(range(samples))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SIZES, st.integers(0, 200))
 def test_a_step_is_read_without_those_before_it(sizes: tuple[int, int], step: int) -> None:
     samples, batch = sizes

@@ -45,7 +45,7 @@ TREES = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(TREES)
 @example({"a": {"b": torch.zeros(1)}, "a.b": torch.ones(1)})
 @example({0: torch.zeros(1), "0": torch.ones(1), "": {"0": torch.ones(2)}})

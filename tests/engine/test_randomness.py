@@ -23,7 +23,7 @@ def all_draws(draws: Draws) -> list[torch.Tensor]:
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SCOPES, st.integers(1, 4), st.integers(1, 4))
 def test_the_parts_of_a_batch_draw_what_the_whole_draws(scope: tuple[object, ...], parts: int, each: int) -> None:
     """Also parts of parts: a rank's share is split again into micro-batches."""
@@ -35,7 +35,7 @@ def test_the_parts_of_a_batch_draw_what_the_whole_draws(scope: tuple[object, ...
         assert torch.equal(torch.cat(pieces), expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SCOPES)
 def test_the_same_scope_draws_the_same_and_any_other_something_else(scope: tuple[int, int, str]) -> None:
     seed, step, stream = scope

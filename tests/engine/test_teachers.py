@@ -28,7 +28,7 @@ def _keep_the_global_generator() -> object:
         yield
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from([0.0, 0.5, 0.99, 0.9996, 1.0]), st.booleans(), st.integers(1, 6))
 def test_the_average_is_the_hand_value(decay: float, warmup: bool, steps: int) -> None:
     teacher = EmaTeacher(network(0), decay, warmup)

@@ -16,7 +16,7 @@ class Grid:
     shape: tuple[int, ...]
 
 
-@settings(max_examples=48, deadline=None)
+@settings(max_examples=48)
 @given(
     st.permutations([0, 1, 2]),
     st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3),

@@ -54,7 +54,7 @@ def written(folder: Path, array: np.ndarray, affine: np.ndarray, edit: Edit | No
     return plan(folder)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(grids(), st.permutations(range(5)), st.booleans())
 def test_any_grid_comes_back_exactly(affine: np.ndarray, numbers: list[int], shuffled: bool) -> None:
     """Whatever the instance numbers say, slices follow the normal; voxel and affine agree with what was written."""
@@ -73,7 +73,7 @@ def test_any_grid_comes_back_exactly(affine: np.ndarray, numbers: list[int], shu
     assert np.allclose(scan.spacing, voxel_sizes(affine), atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(grids(), st.floats(1, 25), st.floats(0, 6.28))
 def test_tilt_is_named_refused_and_on_request_straightened(affine: np.ndarray, degrees: float, way: float) -> None:
     """Intensities that are linear in space are reproduced exactly by linear interpolation, wherever a slice reaches."""

@@ -37,7 +37,7 @@ def affines(draw: st.DrawFn) -> np.ndarray:
     return affine
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(affines())
 def test_canonical_and_back_is_exact_and_moves_no_voxel(affine: np.ndarray) -> None:
     array = np.arange(4 * 5 * 6).reshape(4, 5, 6)

@@ -57,7 +57,7 @@ def test_every_axis_order_survives_and_agrees_with_nibabel(axes: str, tmp_path: 
     assert np.array_equal(back.undo(canonical), array)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.permutations([0, 1, 2]),
     st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3),

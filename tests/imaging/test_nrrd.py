@@ -82,7 +82,7 @@ def test_a_list_axis_of_length_one_goes_and_longer_ones_are_refused(tmp_path: Pa
                 read_nrrd(tmp_path / "a.nrrd")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.permutations([0, 1, 2]),
     st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3),

@@ -129,7 +129,7 @@ def test_pooled_definitions_equal_medpy(spacing: tuple[float, float] | None) -> 
 
 
 @given(pairs())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_bounds_and_symmetry(pair: tuple[np.ndarray, np.ndarray]) -> None:
     p, r = pair
     there, back = surface_distances(p, r), surface_distances(r, p)
@@ -148,7 +148,7 @@ def test_bounds_and_symmetry(pair: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 @given(pairs(), st.lists(st.integers(0, 4), min_size=6, max_size=6), st.randoms())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_padding_flips_and_axis_order_change_nothing(
     pair: tuple[np.ndarray, np.ndarray], pad: list[int], random: object
 ) -> None:
@@ -177,7 +177,7 @@ def whole_image_distances(p: np.ndarray, r: np.ndarray) -> list[float]:
 
 
 @given(pairs())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_equals_the_brute_force_definition(pair: tuple[np.ndarray, np.ndarray]) -> None:
     p, r = pair
     if p.any() and r.any():
@@ -185,7 +185,7 @@ def test_equals_the_brute_force_definition(pair: tuple[np.ndarray, np.ndarray]) 
 
 
 @given(pairs(), st.floats(0.1, 10))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_distances_scale_with_the_spacing(pair: tuple[np.ndarray, np.ndarray], factor: float) -> None:
     p, r = pair
     spacing = np.array([1.0, 2.5, 0.8][: p.ndim])

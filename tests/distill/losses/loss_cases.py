@@ -29,7 +29,7 @@ from medkd.distill.losses.similarity_preserving import SimilarityPreservingLoss
 from medkd.distill.losses.simkd import SimKDLoss
 from medkd.engine.randomness import generator
 
-FEW = settings(max_examples=8, deadline=None)
+FEW = settings(max_examples=8)
 """Invariants on random numbers: a handful of seeds shows them."""
 BATCH, CLASSES, CHANNELS = 4, 3, 3
 SIDES = (6, 5, 4)
