@@ -2,8 +2,8 @@
 
 X: remove. Z: empty. D: a dummy value. U: another UID. Where several are listed, the first that the object's definition
 allows is meant; U*: with other UIDs inside. Private attributes (X), curves (50xx,xxxx) and overlay data and comments
-(60xx,3000 and 60xx,4000) (X) are not listed: they have no one tag. The list joins two extractions of the standard made by
-others, of different editions, which agree on every attribute that both have.
+(60xx,3000 and 60xx,4000) (X) are not listed: they have no one tag. The list joins two extractions of the standard, of
+different editions and by different authors, which agree on every attribute that both have.
 """
 
 from __future__ import annotations
