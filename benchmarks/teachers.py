@@ -3,8 +3,8 @@
     python benchmarks/teachers.py [--device cpu|cuda]        half a minute on a CPU core
 
 One network (BasicUNet of the recommended recipe, 64 x 64 pixels, batch 4), one process, one thread. The arms take a
-step each in turn, many times over, and the fastest step of each counts: on a CPU in time of the processor, so that other
-work on the machine counts as little as it can. Ratios are to the plain step: forward, backward, AdamW.
+step each in turn, many times over, and the fastest step of each counts: on a CPU in time of the processor, so that
+other work on the machine counts as little as it can. Ratios are to the plain step: forward, backward, AdamW.
 """
 
 from __future__ import annotations
@@ -126,8 +126,9 @@ def page(arms: dict[str, Arm], device: torch.device) -> str:
         "# What a teacher costs\n\n"
         f"`python benchmarks/teachers.py --device {device.type}` wrote this page.\n\n"
         f"BasicUNet (12 to 192 channels, {weights:.1f} MiB of weights), {BATCH} images of {PIXELS} x {PIXELS}, "
-        f"float32, {where}, one thread, torch {torch.__version__}. The fastest of {ROUNDS} steps of each arm, in turn, one run; "
-        "on a CPU it is the processor's time, on a machine that did other work too: read the ratios.\n\n"
+        f"float32, {where}, one thread, torch {torch.__version__}. The fastest of {ROUNDS} steps of each arm, "
+        "in turn, one run; on a CPU it is the processor's time, on a machine that did other work too: read the "
+        "ratios.\n\n"
         "| step | ms | time, to the plain step | memory kept between steps, to the plain step |\n|---|---|---|---|\n"
         f"{rows}\n\nMemory kept: weights, gradients, two AdamW moments, and the teacher's weights. Activations are not "
         "counted: those of a teacher without gradient are freed layer by layer, those of one that gradients pass "
