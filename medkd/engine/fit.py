@@ -85,7 +85,8 @@ def fit(
             if due or run.step % phase.validate_every == 0:
                 run.validate()
             if due or run.stopping or run.step % save_every == 0:
-                checkpoints.save({"phase": number, "handed": handed, **run.state()})
+                later = {name: w for name, w in handed.items() if name != "student"}  # the student's are in the method
+                checkpoints.save({"phase": number, "handed": later, **run.state()})
             if run.stopping:
                 raise Stopped(f"stopped on request after step {run.step} of phase {phase.name}")
         selection = run.finish()
