@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from medkd.config.recipe import PhaseOptions, Recipe
 from medkd.data.dataset import Dataset, write_whole
@@ -71,10 +73,20 @@ def processor() -> str:
     return named[0] if named else platform.processor() or platform.machine()
 
 
-def recipe_hash(recipe: Recipe) -> str:
-    """Hash of all that determines a run but the place of its data and the device it runs on."""
-    content = recipe.model_dump(mode="json", exclude={"data", "runtime"})
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+def recipe_content(recipe: Recipe) -> dict[str, Any]:
+    """All that determines a run but the place of its data and the device it runs on."""
+    return recipe.model_dump(mode="json", exclude={"data", "runtime"})
+
+
+def same_recipe(content: object, recipe: Recipe) -> bool:
+    """Whether what a line recorded is this recipe.
+
+    It is read anew: an option that came later has its default there, which is what was done before it existed.
+    """
+    try:
+        return recipe_content(Recipe.model_validate(content)) == recipe_content(recipe)
+    except ValidationError:
+        return False
 
 
 @dataclass

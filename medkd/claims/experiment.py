@@ -19,7 +19,16 @@ import torch
 from rich.console import Console
 
 import medkd
-from medkd.claims.accounting import counts, images, list_hash, parameter_hash, processor, recipe_hash, timed
+from medkd.claims.accounting import (
+    counts,
+    images,
+    list_hash,
+    parameter_hash,
+    processor,
+    recipe_content,
+    same_recipe,
+    timed,
+)
 from medkd.claims.hidden_labels import HiddenLabels
 from medkd.config.recipe import Recipe
 from medkd.data.dataset import read_dataset, write_whole
@@ -129,9 +138,8 @@ def finished(experiment: Experiment, folder: Path) -> dict[Run, Line]:
     done: dict[Run, Line] = {}
     for run in experiment.plan:
         mine = [line for line in lines if Run(line["arm"], line["seed"]) == run]
-        recipe = recipe_hash(experiment.recipe(run, Path("data"))) if mine else ""
         for line in mine:
-            if line.get("recipe", recipe) == recipe:
+            if same_recipe(line.get("recipe"), experiment.recipe(run, Path("data"))):
                 done[run] = line
     return done
 
@@ -184,7 +192,7 @@ def make(experiment: Experiment, run: Run, work: Path, console: Console | None) 
         line[f"scores_{weights}"] = {n: {m: e["mean"] for m, e in g["metrics"].items()} for n, g in groups.items()}
     return line | {
         "source": experiment.source,
-        "recipe": recipe_hash(recipe),
+        "recipe": recipe_content(recipe),
         "updates": sum(phase.steps for phase in recipe.phases),
         **images(recipe),
         "split": dataset.fingerprint,

@@ -27,6 +27,6 @@ def predict(
             model, source, out, device=device, overwrite=overwrite,
             progress=lambda n, total: bar.update(task, completed=n, total=total),
         )  # fmt: skip
-    print(f"{len(done.written)} masks written, {len(done.kept)} kept (they existed), {len(done.refused)} refused")
+    print(f"masks: {len(done.written)} written, {len(done.kept)} kept (they existed), {len(done.refused)} refused")
     if done.refused:
         raise InputError(done.refused)

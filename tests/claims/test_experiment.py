@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medkd.claims import experiment as module
-from medkd.claims.accounting import parameter_hash, recipe_hash, timed
+from medkd.claims.accounting import parameter_hash, recipe_content, same_recipe, timed
 from medkd.claims.experiment import Run, finished, make, read_lines, run_folder, run_missing
 from medkd.claims.reproduce import reproduce
 from medkd.data.dataset import read_dataset
@@ -22,9 +22,13 @@ from medkd.runs.train import network_maker
 def test_what_is_finished_is_skipped_and_what_is_missing_is_named(tmp_path, tiny, monkeypatch):
     experiment = tiny()
     made = []
-    monkeypatch.setattr(
-        module, "make", lambda e, run, *_: made.append(run) or {"arm": run.arm, "seed": run.seed, "budget": e.budget}
-    )
+
+    def make(e, run, *_):
+        made.append(run)
+        recipe = recipe_content(e.recipe(run, Path("anywhere")))
+        return {"arm": run.arm, "seed": run.seed, "budget": e.budget, "recipe": recipe}
+
+    monkeypatch.setattr(module, "make", make)
     seen = []
     run_missing(experiment, tmp_path, lambda lines: seen.append(len(lines)))
     assert made == list(experiment.plan)
@@ -51,12 +55,14 @@ def test_a_line_of_another_budget_is_another_experiment(tmp_path, tiny):
 def test_a_line_of_another_recipe_is_another_run_and_one_of_other_data_is_refused(tmp_path, tiny):
     experiment = tiny()
     run = Run("bcp", 0)
-    own = recipe_hash(experiment.recipe(run, Path("anywhere")))
-    for recipe, known in ((own, True), ("another", False)):
+    own = recipe_content(experiment.recipe(run, Path("anywhere")))
+    older = {key: value for key, value in own.items() if key != "save_every"}  # an option that came later
+    other = own | {"seed": 7}
+    for recipe, known in ((own, True), (older, True), (other, False), ("another", False), ({"gone": 1}, False)):
         row = {"arm": "bcp", "seed": 0, "budget": experiment.budget, "recipe": recipe}
         (tmp_path / "runs.jsonl").write_text(json.dumps(row) + "\n")
         assert (run in finished(experiment, tmp_path)) is known
-    assert own != recipe_hash(experiment.recipe(Run("labelled_only", 0), Path("anywhere")))
+    assert not same_recipe(own, experiment.recipe(Run("labelled_only", 0), Path("anywhere")))
     (tmp_path / "runs.jsonl").write_text(json.dumps(row | {"source": "elsewhere"}) + "\n")
     with pytest.raises(InputError, match="elsewhere"):
         finished(experiment, tmp_path)
