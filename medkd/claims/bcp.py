@@ -84,7 +84,7 @@ def verdict(experiment: Experiment, dice: Mapping[str, Mapping[int, float]]) -> 
         f"{len(row['by_seed'])} seeds)"
         for row in differences(experiment, dice)
     ]
-    return "; ".join([*parts, experiment.caveat])
+    return "; ".join([*(parts or ["nothing to judge yet"]), experiment.caveat])
 
 
 def judge(difference: np.ndarray) -> str:

@@ -56,9 +56,10 @@ def page(experiment: Experiment, lines: Sequence[Line], folder: Path) -> str:
     """The page as markdown."""
     result = summarise(experiment, lines)
     total = len(experiment.plan)
+    record = f"[runs.jsonl]({experiment.name}/runs.jsonl)" if lines else "runs.jsonl"
     parts = [
         f"# {experiment.title}",
-        f"`{experiment.command}` makes the runs (a line each in [runs.jsonl]({experiment.name}/runs.jsonl); a re-run "
+        f"`{experiment.command}` makes the runs (a line each in {record}; a re-run "
         "skips those, and a run that was killed goes on) and writes this page from the lines.",
         f"**{len(lines)} of {total} runs are finished.**",
     ]
