@@ -1,6 +1,6 @@
 """Kills training at random moments, resumes it each time, and compares where it ends: docs/results/recovery.md.
 
-    python benchmarks/kill_resume.py [--kills 100] [--seed 0]        about 5 minutes on a CPU core
+    python benchmarks/kill_resume.py [--kills 100] [--seed 0]        minutes on an idle machine, 40 on a busy one
 
 The run is `medkd train` of BCP in two phases on generated patients (32 x 32 pixels, a checkpoint every 3 updates). It
 is trained once undisturbed. Then processes are started on a second folder, each killed (SIGKILL) after a random time,
