@@ -8,21 +8,16 @@ one of each, supervised by the same composite of ground truth and of the teacher
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from medkd.data.augment import apply_view, draw_view
-from medkd.data.augment_options import AugmentOptions
 from medkd.data.components import largest_component
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
 from medkd.engine.teachers import EmaTeacher
 from medkd.segmentation.losses import region_dice_ce
 from medkd.segmentation.mixing import PasteMask, halves, paste
 from medkd.segmentation.options import BcpOptions, LabelledCopyPasteOptions
-
-STRONG = AugmentOptions(preset="unimatch_strong")
 
 
 class LabelledCopyPaste(Method):
@@ -63,8 +58,6 @@ class BidirectionalCopyPaste(Method):
         (x_a, x_b), (y_a, y_b) = halves(batch["labelled"].image), halves(batch["labelled"].labels)
         u_a, u_b = halves(batch["unlabelled"].image)
         p_a, p_b = pseudo_labels(self.teacher, [u_a, u_b], o.components, o.connectivity, o.joint_forward)
-        if o.strong_view:
-            (x_a, x_b), (u_a, u_b) = (halves(strong_view(batch[name])) for name in ("labelled", "unlabelled"))
         mask = self.mask(tuple(y_a.shape[1:]), ctx.generator("mask")).to(x_a.device)
 
         # out: a labelled patch in an unlabelled host. in: an unlabelled patch in a labelled host.
@@ -83,12 +76,6 @@ class BidirectionalCopyPaste(Method):
 
     def candidates(self) -> dict[str, nn.Module]:
         return {"student": self.student, "teacher": self.teacher.network}
-
-
-def strong_view(batch: Batch) -> Tensor:
-    """The images with strongly changed grey values, every pixel in its place: labels hold for them too."""
-    draws = replace(batch.draws, scope=(*batch.draws.scope, "strong view"))
-    return apply_view(batch.image, None, draw_view(STRONG, draws, tuple(batch.image.shape[2:])))[0]
 
 
 def forward_parts(network: nn.Module, parts: list[Tensor], joint: bool) -> list[Tensor]:

@@ -113,7 +113,6 @@ class PseudoLabelOptions(MethodOptions):
     connectivity: Connectivity | None = Field(None, description="4 or 8 (2-D), 6, 18 or 26 (3-D); default 8 and 26")
     teacher: TeacherOptions = TeacherOptions()
     joint_forward: bool = Field(True, description="both halves in one forward; the published code makes two")
-    strong_view: bool = Field(False, description="the student sees strongly changed grey values, the teacher does not")
     candidates: ClassVar[tuple[str, ...]] = ("student", "teacher")
 
 

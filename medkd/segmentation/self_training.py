@@ -12,7 +12,7 @@ from torch import nn
 
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
 from medkd.engine.teachers import EmaTeacher
-from medkd.segmentation.bcp import foreground, forward_parts, pseudo_labels, strong_view
+from medkd.segmentation.bcp import foreground, forward_parts, pseudo_labels
 from medkd.segmentation.losses import region_dice_ce
 from medkd.segmentation.mixing import halves
 from medkd.segmentation.options import SelfTrainingOptions
@@ -33,8 +33,6 @@ class SelfTraining(Method):
         u_a, _ = halves(batch["unlabelled"].image)
         (_, x_b), (_, y_b) = halves(batch["labelled"].image), halves(batch["labelled"].labels)
         (p_a,) = pseudo_labels(self.teacher, [u_a], o.components, o.connectivity, o.joint_forward)
-        if o.strong_view:
-            (u_a, _), (_, x_b) = (halves(strong_view(batch[name])) for name in ("unlabelled", "labelled"))
         u_logits, x_logits = forward_parts(self.student, [u_a, x_b], o.joint_forward)
         everywhere = torch.ones(1, *y_b.shape[1:], dtype=torch.bool, device=y_b.device)
         pseudo_loss = region_dice_ce(u_logits, p_a, everywhere, o.pseudo_weight, 0.0, o.dice)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medkd.data.components import largest_component
-from medkd.segmentation.bcp import BidirectionalCopyPaste, LabelledCopyPaste, pseudo_labels, strong_view
+from medkd.segmentation.bcp import BidirectionalCopyPaste, LabelledCopyPaste, pseudo_labels
 from medkd.segmentation.losses import DiceCE, one_hot, region_dice_ce
 from medkd.segmentation.mixing import halves, paste
 from medkd.segmentation.options import BcpOptions, LabelledCopyPasteOptions, SelfTrainingOptions
@@ -40,34 +40,6 @@ def test_bcp_without_a_box_is_self_training(components, dice, joint, dims, unet,
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
     boxed = BidirectionalCopyPaste(unet(dims=dims), BcpOptions(**shared)).eval()
     assert boxed.step("student", batches(size=4, dims=dims), context()).loss.item() != pytest.approx(losses[1].item())
-
-
-def test_a_strong_view_is_the_students_alone(unet, batches, context, stored):
-    """The teacher sees the images as they are; the student sees other grey values at the same places, as keyed."""
-    seen = {}
-    for strong in (False, True):
-        method = BidirectionalCopyPaste(unet(), BcpOptions(strong_view=strong, components=False))
-        method.teacher = stored(lambda image: one_hot((image[:, 0] > 0.5).long(), 3))
-        method.student = stored(lambda image: image.repeat(1, 3, 1, 1))
-        method.step("student", batches(), context())
-        seen[strong] = method.teacher.seen[0], method.student.seen[0]
-    assert torch.equal(seen[False][0], seen[True][0])
-    plain, strong = seen[False][1], seen[True][1]
-    assert not torch.equal(plain, strong)
-    batch = batches(size=8)["unlabelled"]
-    whole = strong_view(batch)
-    assert torch.equal(strong_view(batch.micro(1, 2)), whole[4:])
-    changed = (whole != batch.image).flatten(1).any(1)
-    assert changed.any()
-
-
-def test_bcp_without_a_box_is_self_training_with_strong_views_too(unet, batches, context):
-    one = BidirectionalCopyPaste(unet(), BcpOptions(beta=0, strong_view=True)).eval()
-    other = SelfTraining(unet(), SelfTrainingOptions(strong_view=True)).eval()
-    plain = SelfTraining(unet(), SelfTrainingOptions()).eval()
-    losses = [m.step("student", batches(size=4), context()).loss.item() for m in (one, other, plain)]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
-    assert losses[0] != pytest.approx(losses[2], abs=1e-6)
 
 
 def test_an_empty_box_leaves_plain_pseudo_label_and_plain_supervised_training(unet, batches, context):
