@@ -187,9 +187,7 @@ def main() -> None:
             print(lines[-1], flush=True)
     pool.shutdown()
     load = ", ".join(f"{v:.1f}" for v in os.getloadavg())
-    note = (
-        f"{os.cpu_count()} cores; load of the machine at the end {load} (others were at work); {options.rounds} rounds."
-    )
+    note = f"{os.cpu_count()} cores; load of the machine at the end {load}; {options.rounds} rounds."
     print(note)
     if options.write:
         write_table(options.write, lines, note)

@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import threading
+import time
 import warnings
 import zipfile
 import zlib
@@ -20,7 +21,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, SecondaryCaptureImageSto
 from synthetic_dicom import write_series
 
 from medkd.errors import InputError
-from medkd.imaging.dicom import archive, header
+from medkd.imaging.dicom import archive, find, header
 from medkd.imaging.dicom.find import find_series
 from medkd.imaging.dicom.quiet import quiet
 from medkd.imaging.dicom.read import read_volume
@@ -290,3 +291,23 @@ def test_a_deflated_file_is_read_and_a_bomb_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(header, "LARGEST_INFLATED", 4 << 20)
     (refused,) = find_series(path).refused
     assert "inflates to more than 4 MiB" in refused.reason
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.01])
+def test_only_a_folder_that_is_waited_for_is_read_by_several_threads(
+    latency: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path, np.zeros((4, 5, 60), np.int16), AFFINE)
+    readers: set[int] = set()
+    real = find._try
+
+    def slow(path: Path) -> object:
+        time.sleep(latency)
+        readers.add(threading.get_ident())
+        return real(path)
+
+    monkeypatch.setattr(find, "_try", slow)
+    (series,) = find_series(tmp_path).series
+    assert len(series.files) == 60
+    assert plan_volumes(series)[0].shape == (4, 5, 60)
+    assert (len(readers) > 1) is (latency > 0)
