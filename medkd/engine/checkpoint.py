@@ -131,6 +131,16 @@ def load_module(module: nn.Module, state: dict[str, Tensor], source: str) -> Non
     module.load_state_dict(state)
 
 
+def grown(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with the module's own rows added where it has more: a head for more classes keeps what it knew."""
+    result = dict(state)
+    for name, mine in module.state_dict().items():
+        old = state.get(name)
+        if isinstance(mine, Tensor) and isinstance(old, Tensor) and mine.ndim and mine.shape[1:] == old.shape[1:]:
+            result[name] = torch.cat([old.to(mine), mine[len(old) :]]) if len(old) < len(mine) else old
+    return result
+
+
 def fingerprint(module: nn.Module) -> str:
     """Hash of all parameters and buffers: equal for equal weights."""
     digest = hashlib.sha256()

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medkd.engine.checkpoint import load_module
+from medkd.engine.checkpoint import grown, load_module
 from medkd.engine.method import Batch, Method, StepContext
 from medkd.engine.phases import Networks, Phase
 from medkd.engine.randomness import seeded
@@ -76,7 +76,7 @@ def fit(
         if saved and number == first:
             run.restore(saved)
         elif number == 0:
-            task.evaluate(run.method.candidates()[phase.candidate], VALIDATION_CASES_BEFORE_TRAINING)
+            run.task.evaluate(run.method.candidates()[phase.candidate], VALIDATION_CASES_BEFORE_TRAINING)
         while run.step < phase.steps:
             run.train_one()
             if run.stopping:
@@ -113,14 +113,16 @@ class PhaseRun:
         stop: StopRequest | None = None,
     ):
         def start(which: int | str) -> nn.Module:
-            made = runtime.place(network(which))
+            made = runtime.place((phase.networks or network)(which))
             name = which if isinstance(which, str) else "student" if which == 0 else ""
             if name in handed:
                 what = "what" if name == "student" else f"the {name} that"
-                load_module(made, handed[name], f"{what} {phase.name} starts from")
+                given = grown(made, handed[name]) if phase.networks and name == "student" else handed[name]
+                load_module(made, given, f"{what} {phase.name} starts from")
             return made
 
-        self.phase, self.task, self.runtime, self.seed, self.tracker = phase, task, runtime, seed, tracker
+        self.phase, self.runtime, self.seed, self.tracker = phase, runtime, seed, tracker
+        self.task = phase.task or task
         self.offset, self.stop, self.stopping = offset, stop or StopRequest(), False
         with seeded(seed, "build", phase.name):
             self.method: Method = phase.build(start).to(runtime.device).train()

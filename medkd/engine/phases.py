@@ -10,6 +10,7 @@ from torch import nn
 
 from medkd.engine.method import Batch, Method
 from medkd.engine.options import Optimizer
+from medkd.engine.task import Task
 
 Networks = Callable[[int | str], nn.Module]
 """What a method is built around: networks(0) is the student, networks(1), ... further ones of its kind, and
@@ -36,6 +37,8 @@ class Phase:
     `teacher`: the network that later phases ask for by it.
     optimizers: of turns that have another optimiser than `optimizer`.
     carry_optimizer: start from the optimiser state of the phase before.
+    networks, task: of this phase, where they are not those given to `fit`: a chain of tasks. A student with more
+    outputs than what was handed over keeps the old ones; the others start as `networks` makes them.
     """
 
     name: str
@@ -50,3 +53,5 @@ class Phase:
     validate_every: int = 200
     accumulate: int = 1
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
+    networks: Networks | None = None
+    task: Task | None = None

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from toy_problem import CPU, Interrupted, Stream, Task, equal_trees, network, phase
+from toy_problem import CPU, Interrupted, Regression, Stream, Task, equal_trees, network, phase
 
 from medkd.engine.checkpoint import load_state
 from medkd.engine.fit import Selection, fit
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
 from medkd.engine.phases import Networks, Phase
+from medkd.engine.randomness import seeded
 from medkd.engine.teachers import FrozenTeacher
 from medkd.errors import InputError
 
@@ -123,3 +124,70 @@ def test_a_search_calls_fit_again_and_again_and_each_call_is_its_own() -> None:
     forwards, backwards = [score(s) for s in (2, 6, 2)], [score(s) for s in (6, 2)]
     assert forwards[0] == forwards[2] == backwards[1]
     assert forwards[1] == backwards[0] != forwards[0]
+
+
+class Several(Task):
+    """The sum, and its double: two outputs."""
+
+    def supervised_loss(self, output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return (output - torch.cat([label, 2 * label], 1)).square().mean()
+
+    def evaluate(self, network: nn.Module, limit: int | None = None) -> dict[str, float]:
+        x = torch.tensor([[1.0, 2.0], [-1.0, 0.5]])
+        with torch.no_grad():
+            return {"score": -float(self.supervised_loss(network(x), x.sum(1, keepdim=True)))}
+
+
+def wider(which: int | str) -> nn.Module:
+    with seeded("wider", which):
+        return nn.Linear(2, 2)
+
+
+def chain(stop: int | None = None, seen: list[dict[str, torch.Tensor]] | None = None) -> list[Phase]:
+    """One output, then a task of two."""
+
+    def build(networks: Networks) -> Regression:
+        student = networks(0)
+        if seen is not None:
+            seen.append(copied(student))
+        return Regression(student, dropout=0.0)
+
+    stream = Stream(stop=stop)
+    return [
+        phase("one", 3, stream, hand_over="last"),
+        phase("two", 3, stream, build=build, networks=wider, task=Several()),
+    ]
+
+
+def test_a_head_that_grows_keeps_what_it_knew() -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    last = fit(chain(seen=seen), network, Task(), CPU, 0)
+    one, fresh = fit(chain()[:1], network, Task(), CPU, 0).last, wider(0).state_dict()
+    for name in ("weight", "bias"):
+        assert torch.equal(seen[0][name], torch.cat([one[name], fresh[name][1:]]))
+        assert last.last[name].shape == fresh[name].shape
+    assert last.score == Several().evaluate(loaded(wider(0), last.best))["score"]  # its own task chose
+
+
+def loaded(module: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:
+    module.load_state_dict(state)
+    return module
+
+
+@pytest.mark.parametrize("stop", [2, 4])
+def test_a_chain_of_tasks_resumes(tmp_path: Path, stop: int) -> None:
+    whole = fit(chain(), network, Task(), CPU, 0)
+    with pytest.raises(Interrupted):
+        fit(chain(stop), network, Task(), CPU, 0, out=tmp_path, save_every=1)
+    resumed = fit(chain(), network, Task(), CPU, 0, out=tmp_path, resume=True, save_every=1)
+    assert equal_trees([resumed.best, resumed.last], [whole.best, whole.last])
+
+
+def test_a_head_neither_shrinks_nor_grows_unasked() -> None:
+    """More outputs than the next network has, and a network that changes without being the phase's own."""
+    narrow = [phase("two", 2, networks=wider, task=Several()), phase("one", 2, networks=network)]
+    with pytest.raises(InputError, match="weights of another network"):
+        fit(narrow, network, Task(), CPU, 0)
+    sizes = iter([1, 2])
+    with pytest.raises(InputError, match="weights of another network"):
+        fit([phase("one", 1), phase("two", 1)], lambda which: nn.Linear(2, next(sizes)), Task(), CPU, 0)
