@@ -71,6 +71,8 @@ def phase_run(recipe: Recipe, precision: str = "fp32", out: Path | None = None) 
     """One phase, ready to take steps as `fit` takes them."""
     setup = build(recipe)
     runtime = Runtime(setup.runtime.device, precision)
+    if out:
+        out.mkdir(parents=True)
     return PhaseRun(setup.phases[0], setup.network, setup.task, runtime, 0, Tracker(out), {}, {}, 0)
 
 
