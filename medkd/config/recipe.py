@@ -81,6 +81,16 @@ class Recipe(Options):
         return phases
 
     @model_validator(mode="after")
+    def _hand_over(self) -> Recipe:
+        for number, (before, after) in enumerate(zip(self.phases, self.phases[1:])):
+            if before.becomes == "student" and self.network_options(number) != self.network_options(number + 1):
+                raise ValueError(
+                    f"phases.{after.name} trains another network than phases.{before.name}, which hands its student "
+                    f"over to it; give both the same network, or phases.{before.name}.becomes: teacher"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _methods(self) -> Recipe:
         made = self.teacher is not None
         streams = self.streams()
