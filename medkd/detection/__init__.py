@@ -1,0 +1,1 @@
+"""Object detection: source-free adaptation of detectors and its baselines."""
