@@ -104,13 +104,13 @@ def found(documents: Tensor, queries: Tensor, **options: Any) -> float:
 SMALL, MIDDLE, LARGE = (f"student-{width}" for width in WIDTHS)
 CLAIM = SmallClaim(
     setting=(
-        f"*Setting:* digits. The teacher is a convolutional network trained on {LABELLED} labelled images; its embedding "
-        f"has {DIM} numbers, turned so that the first vary most. Students are perceptrons with {WIDTHS[0]}, {WIDTHS[1]} "
-        f"or {WIDTHS[2]} hidden units, trained on {UNLABELLED} unlabelled images to give the teacher's embedding of the "
-        f"same view. {DOCUMENTS} other images are indexed by the teacher; a query is one of them, moved by up to a pixel "
-        f"and with noise of sd {NOISE}, and the score is MRR@10 of finding it. *Rotated*: the largest student turned at "
-        "random, which no comparison among its own embeddings can see. The paper distils text encoders of 109 to 335 "
-        "million parameters."
+        f"*Setting:* digits. The teacher is a convolutional network trained on {LABELLED} labelled images; its "
+        f"embedding has {DIM} numbers, turned so that the first vary most. Students are perceptrons with {WIDTHS[0]}, "
+        f"{WIDTHS[1]} or {WIDTHS[2]} hidden units, trained on {UNLABELLED} unlabelled images to give the teacher's "
+        f"embedding of the same view. {DOCUMENTS} other images are indexed by the teacher; a query is one of them, "
+        f"moved by up to a pixel and with noise of sd {NOISE}, and the score is MRR@10 of finding it. *Rotated*: the "
+        "largest student turned at random, which no comparison among its own embeddings can see. The paper distils text "
+        "encoders of 109 to 335 million parameters."
     ),
     arms={arm("teacher", form): "" for form in FORMS}
     | {arm(student, form): "" for student in (SMALL, MIDDLE, LARGE) for form in FORMS}

@@ -153,11 +153,12 @@ CLAIM = SmallClaim(
     setting=(
         f"*Setting:* (1) generated: {TRAINED} training and {QUERIES - TRAINED} test queries with {len(GRADES)} items "
         f"each, relevance bilinear in {DIM} + {DIM} numbers. The teacher's score is twice the relevance, with an error "
-        f"of each item (sd {NOISE}) and an offset of each query (sd {OFFSET}) that the bilinear student cannot express; "
-        "*even*: the same without the offset. (2) digits: similar cases are images of the same digit. The teacher is a "
-        f"network that sees both images of a pair, trained on {LABELLED} labelled images; the student, a product of two "
-        f"embeddings of 8 numbers, learns from triples of {PAIRED} images and searches {GALLERY} others for {ASKED} "
-        "queries. Every arm sees the same triples. The paper distils BERT on 40 million triples of MS MARCO."
+        f"of each item (sd {NOISE}) and an offset of each query (sd {OFFSET}) that the bilinear student cannot "
+        "express; *even*: the same without the offset. (2) digits: similar cases are images of the same digit. The "
+        f"teacher is a network that sees both images of a pair, trained on {LABELLED} labelled images; the student, a "
+        f"product of two embeddings of 8 numbers, learns from triples of {PAIRED} images and searches {GALLERY} others "
+        f"for {ASKED} queries. Every arm sees the same triples. The paper distils BERT on 40 million triples of "
+        "MS MARCO."
     ),
     arms={
         "teacher": "",

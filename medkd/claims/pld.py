@@ -84,7 +84,7 @@ def scored(logits: Tensor, test: tuple[Tensor, Tensor, Tensor]) -> dict[str, flo
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error: |accuracy - confidence| of equally wide bins of confidence, weighted by their size."""
+    """Expected calibration error: |accuracy - confidence| of equally wide bins of confidence, by their size."""
     confidence, predicted = probabilities.max(1)
     gap = (predicted == labels).to(confidence.dtype) - confidence
     sums = torch.zeros(bins, dtype=gap.dtype).scatter_add_(0, (confidence * bins).long().clamp(max=bins - 1), gap)

@@ -43,15 +43,9 @@ def _self_distillation() -> SmallClaim:
     return CLAIM
 
 
-def _bpkd() -> SmallClaim:
-    from medkd.claims.bpkd import CLAIM
-
-    return CLAIM
-
-
 @dataclass(frozen=True)
 class Claim:
-    """words: as the authors would put it. small: the experiment, or None for trainings of hours (claims/experiment.py)."""
+    """words: as the authors would put it. small: the experiment; None for trainings of hours (claims/experiment.py)."""
 
     words: str
     small: Callable[[], SmallClaim] | None = None
@@ -66,11 +60,6 @@ CLAIMS = {
         "ranking the classes as the teacher does, the label first, teaches more than cross-entropy and than "
         "cross-entropy with Hinton's distillation, without a weight to tune (Bassam et al., NeurIPS 2025)",
         _pld,
-    ),
-    "bpkd": Claim(
-        "distilling class borders and bodies apart gives a small segmentation network better borders than channel-wise "
-        "distillation does (Liu et al., WACV 2024)",
-        _bpkd,
     ),
     "margin-mse": Claim(
         "a fast retrieval model of another architecture learns more from a teacher's margins than from its scores "

@@ -71,8 +71,8 @@ def section(result: dict[str, Any], claim: SmallClaim) -> str:
             claim.setting,
             table(result, claim),
             statements(result),
-            f"**Verdict: {result['verdict']}.** `{result['command']}`: {_cost(result)} CPU s for {len(result['seeds'])} "
-            f"seeds on {machine}.",
+            f"**Verdict: {result['verdict']}.** `{result['command']}`: {_cost(result)} CPU s for "
+            f"{len(result['seeds'])} seeds on {machine}.",
             f"![{name}: every arm and seed](claims/{name}.png)\n",
         ]
     )

@@ -1,4 +1,4 @@
-"""How well a retrieval ranks: nDCG and MRR of the first k, for scores of many documents to many queries (pure NumPy)."""
+"""How well a retrieval ranks: nDCG and MRR of the first k, of many documents for many queries (pure NumPy)."""
 
 from __future__ import annotations
 

@@ -43,10 +43,11 @@ def arms_panels(metrics: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
     for ax, (words, arms) in zip(panels.flat, shown.items()):
         for y, arm in enumerate(names):
             runs = arms.get(arm, [])
+            if not runs:
+                continue  # an empty line without clipping has no place, and the layout fails
             spread = 0.4 * (0.618 * np.arange(len(runs)) % 1 - 0.5) * (len(runs) > 1)  # equal values stay countable
             ax.plot(runs, y + spread, "o", ms=4, mfc=COLOURS[0], mec="white", mew=0.5, alpha=0.75, clip_on=False)
-            if runs:
-                ax.plot([np.mean(runs)] * 2, [y - 0.34, y + 0.34], color=COLOURS[1], lw=2.2, solid_capstyle="butt")
+            ax.plot([np.mean(runs)] * 2, [y - 0.34, y + 0.34], color=COLOURS[1], lw=2.2, solid_capstyle="butt")
         ax.set_xlabel("\n".join(wrap(words, width, NORMAL)), size=NORMAL, color=INK, parse_math=False)
         ax.set_ylim(len(names) - 0.45, -0.55)
         ax.set_yticks(range(len(names)), [shorten(arm, 2.1, NORMAL) for arm in names], parse_math=False)

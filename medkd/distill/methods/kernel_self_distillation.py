@@ -5,8 +5,8 @@ The model is fitted, then fitted again to a mix of the labels and its own predic
     target_t = alpha_t y + (1 - alpha_t) y_{t-1}        y_t = K (K + penalty I)^-1 target_t
 
 With K = V diag(d) V^T and a = d / (d + penalty) a round multiplies the spectrum of y by b_1 = a,
-b_t = a (alpha_t + (1 - alpha_t) b_{t-1}): one eigendecomposition, then O(n) a round. For a constant alpha > 0 the limit is
-ridge regression with the penalty / alpha; for alpha = 0 it is zero.
+b_t = a (alpha_t + (1 - alpha_t) b_{t-1}): one eigendecomposition, then O(n) a round. For a constant alpha > 0 the limit
+is ridge regression with the penalty / alpha; for alpha = 0 it is zero.
 
 alpha weighs the GROUND TRUTH here (1 is an ordinary fit), the opposite of many distillation libraries.
 Source: Borup and Andersen, NeurIPS 2021, arXiv 2102.13088.
@@ -68,10 +68,10 @@ class KernelSelfDistiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
         given = self._given_alphas()
         if self.alpha_ground_truth == "auto" and (X_val is None or y_val is None):
             raise InputError('alpha_ground_truth is "auto", which needs held-out data: fit(X, y, X_val, y_val)')
-        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
-        self.X_fit_, self.flat_ = X, np.ndim(y) == 1
-        targets = np.asarray(y, dtype=np.float64).reshape(len(X), -1)
-        values, self.vectors_ = eigh(self._kernel(X))
+        x, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
+        self.X_fit_, self.flat_ = np.asarray(x), np.ndim(y) == 1
+        targets = np.asarray(y, dtype=np.float64).reshape(len(self.X_fit_), -1)
+        values, self.vectors_ = eigh(self._kernel(self.X_fit_))
         self.eigenvalues_ = values.clip(min=0)  # what is below is rounding: a kernel has no negative eigenvalue
         self.spectrum_ = self.vectors_.T @ targets
 
