@@ -109,8 +109,8 @@ CLAIM = SmallClaim(
         f"{WIDTHS[1]} or {WIDTHS[2]} hidden units, trained on {UNLABELLED} unlabelled images to give the teacher's "
         f"embedding of the same view. {DOCUMENTS} other images are indexed by the teacher; a query is one of them, "
         f"moved by up to a pixel and with noise of sd {NOISE}, and the score is MRR@10 of finding it. *Rotated*: the "
-        "largest student turned at random, which no comparison among its own embeddings can see. The paper distils text "
-        "encoders of 109 to 335 million parameters."
+        "largest student turned at random, which no comparison among its own embeddings can see. The paper distils "
+        "text encoders of 109 to 335 million parameters."
     ),
     arms={arm("teacher", form): "" for form in FORMS}
     | {arm(student, form): "" for student in (SMALL, MIDDLE, LARGE) for form in FORMS}

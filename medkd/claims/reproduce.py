@@ -43,6 +43,12 @@ def _self_distillation() -> SmallClaim:
     return CLAIM
 
 
+def _tgeo() -> SmallClaim:
+    from medkd.claims.tgeo import CLAIM
+
+    return CLAIM
+
+
 @dataclass(frozen=True)
 class Claim:
     """words: as the authors would put it. small: the experiment; None for trainings of hours (claims/experiment.py)."""
@@ -60,6 +66,11 @@ CLAIMS = {
         "ranking the classes as the teacher does, the label first, teaches more than cross-entropy and than "
         "cross-entropy with Hinton's distillation, without a weight to tune (Bassam et al., NeurIPS 2025)",
         _pld,
+    ),
+    "tgeo": Claim(
+        "a controller trained on held-out data learns for each sample whether to trust the teacher or the label, which "
+        "beats one fixed mix of the two (Hu et al., ICLR 2024)",
+        _tgeo,
     ),
     "margin-mse": Claim(
         "a fast retrieval model of another architecture learns more from a teacher's margins than from its scores "
