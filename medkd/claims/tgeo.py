@@ -97,7 +97,7 @@ class Whole:
         return Batch(self.samples, self.labels, ids, Draws((0, global_step, self.name), len(ids)))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Accuracy:
     """On the test samples; nothing is chosen by it: the last weights count."""
 
