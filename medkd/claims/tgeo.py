@@ -152,7 +152,7 @@ def run(seed: int) -> dict[str, dict[str, float]]:
 
         phase = Phase(
             "distil", watched, STEPS, streams, Optimizer(lr=RATE, momentum=0.0, weight_decay=0.0),
-            validate_every=STEPS, optimizers={"controller": Optimizer(kind="adam", lr=0.01, weight_decay=0.05)},
+            validate_every=STEPS, optimizers={"controller": Optimizer(kind="adam", lr=0.01, weight_decay=0.0)},
         )  # fmt: skip
         student = Student()
         student.load_state_dict(fit([phase], networks, test, ONE_PROCESS, seed).last)
@@ -171,10 +171,13 @@ CLAIM = SmallClaim(
     setting=(
         f"*Setting:* {CLASSES} overlapping Gaussian classes in {DIM} dimensions, {TRAIN} training samples, {HELD_OUT} "
         f"held-out ones that only the controller reads, {TEST} test samples. The teacher is the true posterior, moved "
-        f"to a wrong class on {WRONG:.0%} of the samples; nothing tells the student which. The student is linear, trained "
-        f"for {STEPS} full-batch steps. *Joint*: the controller is trained on the training loss with the student, as "
-        "the published CIFAR code does; *bilevel*: through a virtual step, on held-out samples. The published tables come "
-        "from code that the card finds faulty and are no reference."
+        f"to a wrong class on {WRONG:.0%} of the samples; nothing tells the student which. The student is linear, "
+        f"trained for {STEPS} full-batch steps; the controller by Adam without weight decay, as in "
+        "configs/segmentation/tgeo_kd.yaml. *Joint*: the controller is trained on the training loss with the student, as "
+        "the published CIFAR code does; *bilevel*: through a virtual step, on held-out samples. **Second version:** in "
+        "the first (lines of version 1, 6 seeds) the controller had the weight decay of the released code, 0.05; its "
+        "gradients are far smaller than that, it became constant (mean alpha 0.439 for both groups), and bilevel over "
+        "fixed was +0.009 accuracy. The published tables come from code that the card finds faulty."
     ),
     arms={
         "labels": "alpha 0",
@@ -199,4 +202,5 @@ CLAIM = SmallClaim(
     ),
     run=run,
     seeds=6,
+    version=2,
 )
