@@ -6,6 +6,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from medkd.distill.ofa_options import OfaOptions
 from medkd.distill.tgeo_kd_options import TgeoKdOptions
 from medkd.engine.options import MethodOptions
 from medkd.networks.options import NetworkOptions
@@ -29,7 +30,8 @@ MethodUnion = Annotated[
     | CpsOptions
     | UniMatchOptions
     | BcpOptions
-    | TgeoKdOptions,
+    | TgeoKdOptions
+    | OfaOptions,
     Field(discriminator="kind"),
 ]
 
