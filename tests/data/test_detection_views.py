@@ -43,7 +43,7 @@ def test_round_trip(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_boxes_lie_on_their_pixels(seed: int) -> None:
-    """A bright rectangle in a dark image: its mapped box holds the bright pixels, to half a pixel (and OpenCV's 1/32)."""
+    """A bright rectangle in a dark image: its mapped box holds the bright pixels, to half a pixel and OpenCV's 1/32."""
     image = np.zeros((96, 96, 1), np.uint8)
     image[30:50, 20:60] = 255
     view = views(image, seed, WILD)
