@@ -73,7 +73,11 @@ class MonaiRetinaNet(DenseDetector):
         return Dense(_rows(logits, self.classes), _rows(codes, 2 * self.dims), anchors, counts)
 
     def match(self, boxes: Tensor, dense: Dense) -> Tensor:
-        _, row = self.matcher(self.by_axis(boxes), dense.anchors, dense.counts, 1)
+        """ATSS; a box that it leaves without any anchor (ties among the candidates do that) gets its best one."""
+        overlap, row = self.matcher(self.by_axis(boxes), dense.anchors, dense.counts, 1)
+        number = torch.arange(len(boxes), device=row.device)
+        alone = ~(row[None] == number[:, None]).any(1)
+        row[overlap.argmax(1)[alone]] = number[alone]
         return row
 
     def box_losses(self, codes: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
