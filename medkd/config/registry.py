@@ -6,8 +6,9 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from medkd.distill.options import DistilOptions
 from medkd.distill.tgeo_kd_options import TgeoKdOptions
-from medkd.engine.options import MethodOptions
+from medkd.engine.options import MethodOptions, SupervisedOptions
 from medkd.networks.options import NetworkOptions
 from medkd.segmentation.options import (
     BcpOptions,
@@ -15,7 +16,6 @@ from medkd.segmentation.options import (
     LabelledCopyPasteOptions,
     MeanTeacherOptions,
     SelfTrainingOptions,
-    SupervisedOptions,
     UaMtOptions,
     UniMatchOptions,
 )
@@ -29,7 +29,8 @@ MethodUnion = Annotated[
     | CpsOptions
     | UniMatchOptions
     | BcpOptions
-    | TgeoKdOptions,
+    | TgeoKdOptions
+    | DistilOptions,
     Field(discriminator="kind"),
 ]
 
@@ -37,6 +38,6 @@ __all__ = ["MethodUnion", "NetworkOptions", "methods"]
 
 
 def methods() -> dict[str, type[MethodOptions]]:
-    """Name of a method in a recipe -> its options class, which says paper, task and needs and builds the method."""
+    """Name of a method in a recipe -> its options class, which says paper, tasks and needs and builds the method."""
     union, _ = get_args(MethodUnion)
     return {options.model_fields["kind"].default: options for options in get_args(union)}
