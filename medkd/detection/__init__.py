@@ -1,1 +1,1 @@
-"""Detection with few or no labels: Grounded Teacher, what it is compared with, and the detectors they train."""
+"""Object detection: source-free adaptation of detectors and its baselines."""

@@ -1,0 +1,1 @@
+"""Detectors behind one protocol (protocol.py); options.py names them."""

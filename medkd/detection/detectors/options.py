@@ -1,0 +1,106 @@
+"""Detectors by name. No torch at import; `build` makes one with the task's channels, classes and dimensions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from medkd.engine.options import Options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medkd.detection.detectors.pyramid import Pyramid
+
+BatchNorm = Literal["batch", "frozen", "group"]
+Ratios = tuple[PositiveFloat, ...]
+
+
+class BackboneOptions(Options):
+    """What all backbones have: a feature pyramid on maps at strides 4, 8, 16 and, where they go that deep, 32.
+
+    norm: `batch` normalises with the statistics of the batch in training and keeps running ones (AdaBN re-estimates
+    them); `frozen` always uses the running statistics and trains nothing of the layer; `group` has no statistics.
+    """
+
+    kind: str
+    norm: BatchNorm = "batch"
+    pyramid: PositiveInt = Field(256, description="channels of the feature pyramid")
+
+    def build(self, channels: int) -> Pyramid:
+        raise NotImplementedError(f"{type(self).__name__} does not implement build")
+
+
+class TinyOptions(BackboneOptions):
+    """Two plain 3 x 3 convolutions a level, for a CPU and for small objects; trained from nothing."""
+
+    kind: Literal["tiny"] = "tiny"
+    features: tuple[PositiveInt, ...] = Field(
+        (24, 48, 96), min_length=2, max_length=4, description="at stride 4, 8, .."
+    )
+    pyramid: PositiveInt = 48
+
+    def build(self, channels: int) -> Pyramid:
+        from medkd.detection.detectors.pyramid import tiny_pyramid
+
+        return tiny_pyramid(self, channels)
+
+
+class ResNetOptions(BackboneOptions):
+    """torchvision ResNet."""
+
+    kind: Literal["resnet"] = "resnet"
+    depth: Literal[18, 34, 50] = 50
+
+    def build(self, channels: int) -> Pyramid:
+        from medkd.detection.detectors.pyramid import resnet_pyramid
+
+        return resnet_pyramid(self, channels)
+
+
+class TimmOptions(BackboneOptions):
+    """Any timm network that gives feature maps; needs `pip install medkd[detection]`."""
+
+    kind: Literal["timm"] = "timm"
+    name: str = "tf_efficientnet_lite0"
+    norm: Literal["batch", "frozen"] = "batch"
+    pyramid: PositiveInt = 64
+
+    def build(self, channels: int) -> Pyramid:
+        from medkd.detection.detectors.pyramid import timm_pyramid
+
+        return timm_pyramid(self, channels)
+
+
+Backbone = Annotated[TinyOptions | ResNetOptions | TimmOptions, Field(discriminator="kind")]
+
+
+class DetectorOptions(Options):
+    """Base of the detectors."""
+
+    kind: str
+
+    def build(self, dims: int, channels: int, classes: int) -> nn.Module:
+        """A detector (`Detector`) of images with `dims` spatial axes. Raises InputError for dims it cannot do."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement build")
+
+
+class FasterRCNNOptions(DetectorOptions):
+    """torchvision Faster R-CNN on a feature pyramid: the default in 2-D."""
+
+    kind: Literal["faster_rcnn"] = "faster_rcnn"
+    backbone: Backbone = TinyOptions()
+    anchor_scale: PositiveFloat = Field(8.0, description="side of an anchor in strides of its level: 32 pixels at 4")
+    ratios: Ratios = (0.5, 1.0, 2.0)
+    head: PositiveInt = Field(1024, description="width of the two layers that read a region")
+    proposals: PositiveInt = Field(1000, description="regions an image that the proposal network hands on")
+    rpn_samples: PositiveInt = Field(256, description="anchors an image in the objectness loss, up to half positive")
+    roi_samples: PositiveInt = Field(512, description="regions an image in the head's losses, up to a quarter positive")
+    nms: float = Field(0.5, gt=0, le=1, description="overlap (IoU) above which the lower of two detections goes")
+    detections: PositiveInt = Field(100, description="most detections an image")
+
+    def build(self, dims: int, channels: int, classes: int) -> nn.Module:
+        from medkd.detection.detectors.torchvision_rcnn import faster_rcnn
+
+        return faster_rcnn(self, dims, channels, classes)

@@ -1,0 +1,114 @@
+"""What every detector offers, whatever library it comes from.
+
+A detector is a module in medkd's conventions (data/targets.py) whose losses take several sets of labels for the same
+images: the backbone runs once, each set gets an assignment of its own. Nothing is resized inside, images of a batch
+have one size, and their normalisation belongs to the dataset's preprocessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medkd.data.targets import Detections, Target
+
+TargetSet: TypeAlias = "Sequence[Target | None]"
+"""One target an image; None: the image has no part in the losses of this set (not even as background)."""
+
+
+@dataclass(frozen=True)
+class RoIs:
+    """What one set of labels asked of the classifier in one batch: R sampled regions, or R positive anchors.
+
+    logits: (R, K + 1) with graph, the last column background. A one-stage detector has no background logit: it is the
+    constant 0, so that the argmax is background exactly if every class scores below one half (card, section 8).
+    gt: (R,) int64, K is background. soft: (R, K + 1), one-hot where the target had no soft labels.
+    loss: (R,) with graph: the detector's own classification loss of each region times the target's weight.
+    """
+
+    logits: Tensor
+    gt: Tensor
+    soft: Tensor
+    loss: Tensor
+
+    def __len__(self) -> int:
+        return len(self.gt)
+
+    def mean(self, weight: Tensor | None = None) -> Tensor:
+        """The mean loss over the regions, each times `weight` (R,); 0 with a graph where there is none."""
+        loss = self.loss if weight is None else self.loss * weight
+        return loss.sum() / max(1, len(self))
+
+
+Classification: TypeAlias = Callable[[RoIs, int], Tensor]
+"""(RoIs of a set, index of the set) -> the scalar that takes the place of `rois.mean()`. Called for every set, also
+where it has no region, so that it may communicate over the ranks."""
+
+
+@dataclass(frozen=True)
+class DetectorLosses:
+    """The losses of one set: float32 scalars with a graph, 0 where the detector has no such part."""
+
+    classification: Tensor
+    box: Tensor
+    objectness: Tensor
+    rpn_box: Tensor
+    rois: RoIs
+
+    def total(self, box: bool = True) -> Tensor:
+        """Their sum; without `box` only what is classification."""
+        loss = self.classification + self.objectness
+        return loss + self.box + self.rpn_box if box else loss
+
+
+class Detector(Protocol):
+    """An nn.Module with `classes` foreground classes."""
+
+    classes: int
+
+    def losses(
+        self, images: Tensor, target_sets: Sequence[TargetSet], classification: Classification | None = None
+    ) -> list[DetectorLosses]:
+        """Losses of each set of labels for the same images (B, C, *S), in train or eval mode (BN as the mode says)."""
+        ...
+
+    def predict(self, images: Tensor, score_threshold: float = 0.05) -> list[Detections]:
+        """Detections of each image; no gradient. The module is expected in eval mode."""
+        ...
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """(B, C', *S') the deepest map of the backbone, with graph."""
+        ...
+
+
+def soft_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
+    """(R,) of logits and soft labels, both (R, K + 1): -sum_k y_k log softmax(z)_k.
+
+    >>> soft_cross_entropy(torch.zeros(1, 2), torch.tensor([[0.25, 0.75]]))
+    tensor([0.6931])
+    """
+    return -(soft * F.log_softmax(logits, dim=1)).sum(1)
+
+
+def soft_labels(target: Target, classes: int) -> Tensor:
+    """(N, K + 1) float32: the target's own, or one-hot."""
+    if target.soft is not None:
+        return target.soft.float()
+    return F.one_hot(target.labels, classes + 1).float()
+
+
+def weights(target: Target) -> Tensor:
+    """(N,) float32: the target's own, or ones."""
+    return torch.ones_like(target.boxes[:, 0]) if target.weight is None else target.weight.float()
+
+
+def check_sets(images: Tensor, target_sets: Sequence[TargetSet]) -> None:
+    """Raise ValueError unless every set has one entry an image."""
+    for number, targets in enumerate(target_sets):
+        if len(targets) != len(images):
+            raise ValueError(f"target set {number} has {len(targets)} entries for {len(images)} images")
