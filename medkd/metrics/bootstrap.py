@@ -85,3 +85,24 @@ def _estimate(means: Floats, resampled: Floats, values: Floats, counts: Floats) 
         classes=means.size,
         undefined_resamples=len(resampled) - draws.size,
     )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value of the whole test set with its 95 % bootstrap interval. NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+
+def interval(value: float, draws: Floats) -> Interval:
+    """`value` with the percentiles of the values of its resamples (resamples,), of which undefined ones are left out.
+
+    A value that is undefined itself has no interval, and neither has one of which no resample is defined.
+    """
+    defined = draws[~np.isnan(draws)]
+    if np.isnan(value) or not defined.size:
+        return Interval(value, np.nan, np.nan)
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return Interval(value, float(low), float(high))
