@@ -11,8 +11,9 @@ import typer
 
 from medkd.claims import CLAIMS
 from medkd.cli.app import app
-from medkd.config.recipe import PhaseOptions, Recipe
+from medkd.config.recipe import PhaseOptions
 from medkd.config.registry import methods
+from medkd.config.segmentation import SegmentationPhase, SegmentationRecipe
 from medkd.distill import losses
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +52,7 @@ def test_distillation_losses() -> None:
 
 
 def test_keys_of_a_recipe() -> None:
-    assert set(Recipe.model_fields) == {
+    assert set(SegmentationRecipe.model_fields) == {
         "task", "data", "init", "seed", "preprocess", "network", "loss", "labelled", "unlabelled", "phases", "ship",
         "save_every", "runtime", "teacher", "held_out",
     }  # fmt: skip
@@ -59,6 +60,7 @@ def test_keys_of_a_recipe() -> None:
         "name", "method", "steps", "optimizer", "candidate", "hand_over", "carry_optimizer", "validate_every",
         "accumulate", "becomes", "optimizers",
     }  # fmt: skip
+    assert set(SegmentationPhase.model_fields) == set(PhaseOptions.model_fields) | {"network"}
 
 
 def test_the_readme_names_what_exists() -> None:

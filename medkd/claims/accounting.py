@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
+from medkd.config.load import parse_recipe
 from medkd.config.recipe import PhaseOptions, Recipe
 from medkd.data.dataset import Dataset, write_whole
+from medkd.errors import InputError
 
 
 def images(recipe: Recipe) -> dict[str, int]:
     """How many images the student and the teacher passed over in training: the accounting of equal arms."""
     student = teacher = 0
+    sizes = {name: stream.size for name, stream in recipe.streams().items()}
     for phase in recipe.phases:
-        per_update = images_per_update(phase, recipe.labelled.size, recipe.unlabelled.size)
+        per_update = images_per_update(phase, sizes["labelled"], sizes["unlabelled"])
         student, teacher = student + phase.steps * per_update[0], teacher + phase.steps * per_update[1]
     return {"student_images": student, "teacher_images": teacher}
 
@@ -83,9 +85,11 @@ def same_recipe(content: object, recipe: Recipe) -> bool:
 
     It is read anew: an option that came later has its default there, which is what was done before it existed.
     """
+    if not isinstance(content, dict):
+        return False
     try:
-        return recipe_content(Recipe.model_validate(content)) == recipe_content(recipe)
-    except ValidationError:
+        return recipe_content(parse_recipe(content)) == recipe_content(recipe)
+    except InputError:
         return False
 
 

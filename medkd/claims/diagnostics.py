@@ -11,24 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
 from medkd.claims.experiment import Experiment, Run, finished, run_folder
 from medkd.claims.hidden_labels import CASES
-from medkd.config.recipe import Recipe
+from medkd.config.load import load_recipe
+from medkd.config.models import load_model
 from medkd.data.dataset import Case, read_dataset
 from medkd.data.preprocess import prepare_label, prepare_scan
 from medkd.engine.randomness import key
 from medkd.engine.taps import replaced
 from medkd.imaging.nifti import read_nifti
-from medkd.inference.model_folder import Model, load_model
+from medkd.inference.model_folder import Model, SegmentationModel
 from medkd.networks.build import last_features
 from medkd.report.distributions import Pair, distribution_grid
 from medkd.report.pictures import composites
 from medkd.runs.composites import bcp_composites
-from medkd.runs.train import build, plane_of
+from medkd.runs.tasks.segmentation import build, plane_of
 
 PIXELS = 200  # of a class of a sample: no single slice fills a histogram
 BATCH = 16
@@ -47,7 +47,7 @@ def draw_diagnostics(experiment: Experiment, folder: Path) -> None:
     drawn = folder / "features.png"  # the last that is drawn
     if drawn.exists() and drawn.stat().st_mtime > max(model.stat().st_mtime for model in models):
         return
-    recipe = Recipe.model_validate(yaml.safe_load((after / "recipe.yaml").read_text()))
+    recipe = load_recipe(after / "recipe.yaml")
     dataset = read_dataset(Path(str(recipe.data)))
     labelled = dataset.select("train", labelled=True)
     hidden = [case for case in dataset.select("train", labelled=False) if case.label]
@@ -68,6 +68,7 @@ def draw_diagnostics(experiment: Experiment, folder: Path) -> None:
 @torch.inference_mode()
 def pixel_features(model: Model, cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, F) of pixels before the network's head, and their true classes (N,): `PIXELS` a class and sample."""
+    assert isinstance(model.description, SegmentationModel)
     options, network, path = model.description.preprocess, model.network.eval(), last_features(model.network)
     assert path is not None
     caught: list[Tensor] = []

@@ -35,7 +35,8 @@ from medkd.data.dataset import read_dataset, write_whole
 from medkd.engine.tracking import read_log
 from medkd.errors import InputError
 from medkd.runs.evaluate import evaluate
-from medkd.runs.train import network_maker, train
+from medkd.runs.phases import network_maker
+from medkd.runs.train import train
 
 Line = dict[str, Any]
 """What is written of a finished run."""

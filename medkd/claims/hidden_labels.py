@@ -15,7 +15,8 @@ from medkd.data.components import largest_component
 from medkd.data.preprocess import prepare_label, prepare_scan
 from medkd.imaging.nifti import read_nifti
 from medkd.inference.windows import predict_logits
-from medkd.runs.train import Setup
+from medkd.runs.tasks.protocol import Setup
+from medkd.runs.tasks.segmentation import SegmentationSetup
 from medkd.segmentation.task import volume_dice
 
 CASES = 12  # spread over the unlabelled training cases: enough for a curve, quick enough for every validation
@@ -27,6 +28,7 @@ class HiddenLabels:
     `hidden_seconds` and `hidden_cpu_seconds` are what that took."""
 
     def __init__(self, setup: Setup):
+        assert isinstance(setup, SegmentationSetup)
         self.task, self.primary = setup.task, setup.task.primary
         hidden = [c for c in setup.dataset.select("train", labelled=False) if c.label]
         options, self.patch, self.device = setup.recipe.preprocess, setup.recipe.preprocess.patch, setup.runtime.device

@@ -33,8 +33,8 @@ def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
 
 
 @config.command()
-def schema() -> None:
-    """Print the JSON schema of recipes."""
-    from medkd.config.recipe import Recipe
+def schema(task: Annotated[str, typer.Argument(help="the task of the recipes")] = "segmentation") -> None:
+    """Print the JSON schema of a task's recipes."""
+    from medkd.config.load import recipe_kind
 
-    print(json.dumps(Recipe.model_json_schema(), indent=1))
+    print(json.dumps(recipe_kind(task).model_json_schema(), indent=1))

@@ -20,11 +20,13 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON")] = False,
 ) -> None:
-    """Score a model on each scan's own grid: Dice, Jaccard, HD95, ASSD, NSD per class, with intervals over patients."""
+    """Score a model, with intervals over patients.
+
+    Segmentation: Dice, Jaccard, HD95, ASSD, NSD per class, on each scan's own grid.
+    """
     from rich.progress import Progress
 
     from medkd.runs.evaluate import evaluate as run
-    from medkd.runs.evaluate import summary_table
 
     with Progress(transient=True) as bar:
         task = bar.add_task("cases", total=None)
@@ -35,7 +37,7 @@ def evaluate(
     if as_json:
         print(json.dumps(done.summary, indent=1))
         return
-    headers, rows = summary_table(done.summary)
+    headers, rows = done.table
     from rich.console import Console
     from rich.table import Column, Table
 

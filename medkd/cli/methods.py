@@ -14,7 +14,7 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="machine-readab
 
     rows = [
         {
-            "name": name, "task": o.task, "paper": o.paper, "summary": o.summary,
+            "name": name, "tasks": list(o.tasks), "paper": o.paper, "summary": o.summary,
             "needs": list(o.needs), "candidates": list(o.candidates),
         }
         for name, o in registered().items()
@@ -25,8 +25,8 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="machine-readab
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "task", "needs", "what it does", "paper")
+    table = Table("name", "tasks", "needs", "what it does", "paper")
     for row in rows:
-        cells = (row["name"], row["task"], ", ".join(row["needs"]), row["summary"], row["paper"])
+        cells = (row["name"], ", ".join(row["tasks"]), ", ".join(row["needs"]), row["summary"], row["paper"])
         table.add_row(*map(str, cells))
     Console().print(table)

@@ -10,7 +10,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from medkd.config.recipe import Recipe
+from medkd.config.segmentation import SegmentationRecipe
 from medkd.errors import InputError
+
+RECIPES: dict[str, type[Recipe]] = {"segmentation": SegmentationRecipe}
+"""Task -> its recipe: a new task is one more line."""
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -27,13 +31,23 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
 
 
 def parse_recipe(tree: dict[str, Any], overrides: list[str] | None = None) -> Recipe:
-    """A recipe from a tree of plain values."""
+    """A recipe from a tree of plain values; its key `task`, segmentation if there is none, says of which kind."""
     for text in overrides or []:
         _override(tree, text)
+    kind = recipe_kind(tree.get("task", "segmentation"))
     try:
-        return Recipe.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise InputError([_explain(item) for item in error.errors()]) from None
+        raise InputError([_explain(item, kind) for item in error.errors()]) from None
+
+
+def recipe_kind(task: object) -> type[Recipe]:
+    """The recipe of a task. Raises InputError for a task that there is not."""
+    if not isinstance(task, str) or task not in RECIPES:
+        near = difflib.get_close_matches(str(task), RECIPES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"task is {task!r}: {hint}allowed: {', '.join(RECIPES)}")
+    return RECIPES[task]
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
@@ -73,10 +87,10 @@ def _position(items: list[Any], part: str, key: str) -> int:
     raise InputError(f"override {key}: no {part!r} in the list; allowed: {', '.join(names)}")
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, kind: type[Recipe]) -> str:
     where = ".".join(str(part) for part in error["loc"]) or "recipe"
     if error["type"] == "extra_forbidden":
-        known = _fields(error["loc"][:-1])
+        known = _fields(error["loc"][:-1], kind)
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"unknown key {where}: {hint}allowed here: {', '.join(known)}"
@@ -93,9 +107,9 @@ def _explain(error: Any) -> str:
     return f"{where} is {error['input']!r}: {message}"
 
 
-def _fields(loc: tuple[Any, ...]) -> list[str]:
+def _fields(loc: tuple[Any, ...], kind: type[Recipe]) -> list[str]:
     """The keys allowed at a place in the recipe."""
-    models: list[type[BaseModel]] = [Recipe]
+    models: list[type[BaseModel]] = [kind]
     for part in loc:
         if isinstance(part, int):
             continue

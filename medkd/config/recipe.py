@@ -1,33 +1,23 @@
-"""A recipe: everything that determines a run, except the data itself."""
+"""A recipe: everything that determines a run, except the data itself. Here is what the recipes of all tasks share."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from medkd.config.registry import MethodUnion, NetworkOptions
-from medkd.data.augment_options import AugmentOptions
-from medkd.data.options import Preprocess
+from medkd.config.registry import MethodUnion, methods
 from medkd.engine.options import Optimizer, Options, RuntimeOptions
-from medkd.networks.options import BasicUNetOptions
-from medkd.segmentation.options import SupervisedLoss
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class StreamOptions(Options):
-    """One data stream: how many samples a step, and how they are augmented."""
+    """One data stream: how many samples a step. A task adds how they are cut and augmented."""
 
     size: PositiveInt = 12
-    augment: AugmentOptions = AugmentOptions()
-    foreground: float = Field(0.0, ge=0, le=1, description="share of the batch centred on foreground (labelled only)")
-
-
-class HeldOutOptions(StreamOptions):
-    """Labelled training patients that the `labelled` stream does not read, for a controller trained on data that the
-    student is not. Never patients of the validation or test split."""
-
-    size: PositiveInt = 4
-    patients: PositiveInt = Field(1, description="how many labelled training patients are held out")
 
 
 class PhaseOptions(Options):
@@ -58,23 +48,29 @@ class PhaseOptions(Options):
 
 
 class Recipe(Options):
-    """`medkd config schema` prints this as JSON schema."""
+    """A task derives its recipe from this: its network, preprocessing, streams and loss."""
 
-    task: Literal["segmentation"] = "segmentation"
+    task: str
     data: str | None = Field(None, description="the dataset folder that `medkd prepare` wrote")
     init: str | None = Field(None, description="a model folder whose weights training starts from")
     teacher: str | None = Field(None, description="a model folder, for methods that need a trained teacher")
     seed: int = Field(0, ge=0)
-    preprocess: Preprocess = Preprocess()
-    network: NetworkOptions = BasicUNetOptions()
-    loss: SupervisedLoss = SupervisedLoss()
-    labelled: StreamOptions = StreamOptions()
-    unlabelled: StreamOptions = StreamOptions()
-    held_out: HeldOutOptions = HeldOutOptions()
     phases: tuple[PhaseOptions, ...] = Field(min_length=1)
     ship: Literal["best", "last"] = Field("best", description="which weights of the last phase go into model/")
     save_every: PositiveInt = 100
     runtime: RuntimeOptions = RuntimeOptions()
+
+    def streams(self) -> Mapping[str, StreamOptions]:
+        """The data streams by the name a method reads them under."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement streams")
+
+    def network_options(self, phase: int) -> Any:
+        """The options of the network that the phase trains."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement network_options")
+
+    def build_network(self, phase: int, channels: int, classes: int) -> nn.Module:
+        """The network that the phase trains, on a dataset of so many channels and classes."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement build_network")
 
     @field_validator("phases")
     @classmethod
@@ -85,12 +81,27 @@ class Recipe(Options):
         return phases
 
     @model_validator(mode="after")
-    def _sizes(self) -> Recipe:
-        if self.unlabelled.foreground:
-            raise ValueError("unlabelled.foreground has no effect: unlabelled samples have no foreground; remove it")
+    def _hand_over(self) -> Recipe:
+        for number, (before, after) in enumerate(zip(self.phases, self.phases[1:])):
+            if before.becomes == "student" and self.network_options(number) != self.network_options(number + 1):
+                raise ValueError(
+                    f"phases.{after.name} trains another network than phases.{before.name}, which hands its student "
+                    f"over to it; give both the same network, or phases.{before.name}.becomes: teacher"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _methods(self) -> Recipe:
         made = self.teacher is not None
+        streams = self.streams()
         for phase in self.phases:
             needs = phase.method.needs
+            if self.task not in phase.method.tasks:
+                mine = ", ".join(sorted(name for name, options in methods().items() if self.task in options.tasks))
+                raise ValueError(
+                    f"phases.{phase.name}.method is {phase.method.kind}, which serves {', '.join(phase.method.tasks)}; "
+                    f"the recipe's task is {self.task}, for which there are: {mine}"
+                )
             if phase.method.teacher_needed and not made:
                 raise ValueError(
                     f"phases.{phase.name} needs a trained teacher; give teacher: MODEL, or becomes: teacher in a phase "
@@ -99,24 +110,21 @@ class Recipe(Options):
             made = made or phase.becomes == "teacher"
             if self.runtime.compile and not phase.method.compiles:
                 raise ValueError(f"runtime.compile is on, which {phase.method.kind} does not allow; set it to false")
-            for name, stream in self.streams().items():
-                if name in needs and stream.size % (2 * phase.accumulate) and phase.method.pairs:
+            if missing := [need for need in needs if need not in streams]:
+                raise ValueError(
+                    f"phases.{phase.name}.method {phase.method.kind} reads {', '.join(missing)}; the streams of "
+                    f"{self.task} are {', '.join(streams)}"
+                )
+            for name in needs:
+                size = streams[name].size
+                if size % (2 * phase.accumulate) and phase.method.pairs:
                     raise ValueError(
-                        f"{name}.size is {stream.size}; {phase.method.kind} pairs the samples of a batch: give "
+                        f"{name}.size is {size}; {phase.method.kind} pairs the samples of a batch: give "
                         f"a multiple of {2 * phase.accumulate} (2 x phases.{phase.name}.accumulate)"
                     )
-                if name in needs and stream.size % phase.accumulate:
+                if size % phase.accumulate:
                     raise ValueError(
-                        f"{name}.size is {stream.size}; it must be a multiple of phases.{phase.name}.accumulate, "
+                        f"{name}.size is {size}; it must be a multiple of phases.{phase.name}.accumulate, "
                         f"{phase.accumulate}"
                     )
-            if phase.method.kind == "bcp" and self.labelled.size != self.unlabelled.size:
-                raise ValueError(
-                    f"labelled.size is {self.labelled.size} and unlabelled.size {self.unlabelled.size}; "
-                    f"{phase.method.kind} pairs one with the other, so they must be equal"
-                )
         return self
-
-    def streams(self) -> dict[str, StreamOptions]:
-        """The data streams by the name a method reads them under."""
-        return {"labelled": self.labelled, "unlabelled": self.unlabelled, "held_out": self.held_out}

@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from medkd.distill.tgeo_kd_options import TgeoKdOptions
-from medkd.engine.options import MethodOptions
+from medkd.engine.options import MethodOptions, SupervisedOptions
 from medkd.networks.options import NetworkOptions
 from medkd.segmentation.options import (
     BcpOptions,
@@ -15,7 +15,6 @@ from medkd.segmentation.options import (
     LabelledCopyPasteOptions,
     MeanTeacherOptions,
     SelfTrainingOptions,
-    SupervisedOptions,
     UaMtOptions,
     UniMatchOptions,
 )
@@ -37,6 +36,6 @@ __all__ = ["MethodUnion", "NetworkOptions", "methods"]
 
 
 def methods() -> dict[str, type[MethodOptions]]:
-    """Name of a method in a recipe -> its options class, which says paper, task and needs and builds the method."""
+    """Name of a method in a recipe -> its options class, which says paper, tasks and needs and builds the method."""
     union, _ = get_args(MethodUnion)
     return {options.model_fields["kind"].default: options for options in get_args(union)}

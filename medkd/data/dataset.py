@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import yaml
 
@@ -25,6 +25,35 @@ from medkd.errors import InputError, raise_all
 
 SPLITS = ("train", "val", "test")
 T = TypeVar("T", int, float)
+
+
+class CaseRow(Protocol):
+    """What the cases of every task have."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def patient(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def labelled(self) -> bool: ...
+
+
+class DatasetFolder(Protocol):
+    """What the dataset folders of every task have."""
+
+    @property
+    def root(self) -> Path: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def channels(self) -> tuple[str, ...]: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def select(self, split: str, labelled: bool | None = None) -> Sequence[CaseRow]: ...
 
 
 @dataclass(frozen=True)
@@ -58,8 +87,13 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """Hash of which case is where and whether it is labelled: two runs with one fingerprint used one split."""
-        rows = "\n".join(f"{c.id},{c.patient},{c.split},{c.labelled}" for c in self.cases)
-        return hashlib.sha256(rows.encode()).hexdigest()[:16]
+        return split_fingerprint(self.cases)
+
+
+def split_fingerprint(cases: Iterable[CaseRow]) -> str:
+    """Hash of which case is where and whether it is labelled."""
+    rows = "\n".join(f"{c.id},{c.patient},{c.split},{c.labelled}" for c in cases)
+    return hashlib.sha256(rows.encode()).hexdigest()[:16]
 
 
 def read_dataset(root: Path) -> Dataset:

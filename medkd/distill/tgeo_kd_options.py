@@ -27,7 +27,7 @@ class TgeoKdOptions(MethodOptions):
 
     paper: ClassVar[str] = "Hu et al., Less or More From Teacher (TGeo-KD), ICLR 2024, arXiv 2312.15112"
     summary: ClassVar[str] = "a controller weighs teacher against label at every pixel, trained on held-out patients"
-    task: ClassVar[str] = "segmentation"
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
     needs: ClassVar[tuple[str, ...]] = ("labelled", "held_out")
     turns: ClassVar[tuple[str, ...]] = ("controller", "student")
     teacher_needed: ClassVar[bool] = True

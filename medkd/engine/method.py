@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +22,14 @@ from medkd.engine.task import Task
 class Batch:
     """Samples of one stream, on the training device.
 
-    image: (B, C, *S) float. label: (B, *S) int64, or None in a stream without labels.
+    image: (B, C, *S) float. label: int64, (B, *S) of voxels or (B,) of images; or a sequence of B things of the task's
+    own, such as boxes; or None in a stream without labels.
     view: the random parameters of the view that was drawn, each (B, ...): both sides of a pair read the same one.
     draws: random numbers keyed by the global index of each sample.
     """
 
     image: Tensor
-    label: Tensor | None
+    label: Tensor | Sequence[Any] | None
     case_ids: tuple[str, ...]
     draws: Draws
     view: Mapping[str, Tensor] = field(default_factory=dict)
@@ -37,7 +39,15 @@ class Batch:
 
     @property
     def labels(self) -> Tensor:
-        """The labels of a stream that has them; an error, never a silent None, where it has not."""
+        """The labels of a stream that has them as a tensor; an error, never a silent None, where it has not."""
+        label = self.targets
+        if not isinstance(label, Tensor):
+            raise ValueError(f"the labels of this stream are a {type(label).__name__}, not a tensor: read `targets`")
+        return label
+
+    @property
+    def targets(self) -> Tensor | Sequence[Any]:
+        """The labels of a stream that has them, whatever they are: B rows."""
         if self.label is None:
             raise ValueError("this stream carries no labels: the method must not read them")
         return self.label

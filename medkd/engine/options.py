@@ -27,7 +27,8 @@ class MethodOptions(Options):
     kind: str
     paper: ClassVar[str]
     summary: ClassVar[str]
-    task: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]]
+    """The tasks it serves: it is refused in a recipe of another."""
     needs: ClassVar[tuple[str, ...]] = ("labelled", "unlabelled")
     turns: ClassVar[tuple[str, ...]] = ("student",)
     candidates: ClassVar[tuple[str, ...]] = ("student",)
@@ -41,6 +42,22 @@ class MethodOptions(Options):
     def build(self, networks: Networks) -> Method:
         """The method around networks(0), networks(1), ..."""
         raise NotImplementedError(f"{type(self).__name__} does not implement build")
+
+
+class SupervisedOptions(MethodOptions):
+    kind: Literal["supervised"] = "supervised"
+    average: float | None = Field(None, gt=0, lt=1, description="decay of a moving average of the weights")
+
+    paper: ClassVar[str] = "labelled-only training"
+    summary: ClassVar[str] = "the task's own loss on the labelled images alone"
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation", "classification")
+    needs: ClassVar[tuple[str, ...]] = ("labelled",)
+    candidates: ClassVar[tuple[str, ...]] = ("student", "average")
+
+    def build(self, networks: Networks) -> Method:
+        from medkd.engine.supervised import Supervised
+
+        return Supervised(networks(0), self)
 
 
 class LearningRate(Options):

@@ -1,15 +1,16 @@
 """The model folder: all that a prediction needs, and nothing that can run code.
 
 model.safetensors   weights
-model.yaml          network, preprocessing, channels, classes, how it was trained
+model.yaml          task, network, preprocessing, channels, classes, how it was trained
 model_card.md       the same for people
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -27,15 +28,25 @@ FORMAT = 1
 
 
 class ModelDescription(Options):
-    """The content of model.yaml."""
+    """The content of model.yaml; a task adds its network and what that expects of an image."""
 
     format: int = FORMAT
-    task: str = "segmentation"
-    network: NetworkOptions
+    task: str
     channels: tuple[str, ...]
     classes: tuple[str, ...]
-    preprocess: Preprocess
     trained: dict[str, Any] = Field(default_factory=dict)
+
+    def build(self) -> nn.Module:
+        """The network, with weights of no meaning yet."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement build")
+
+
+class SegmentationModel(ModelDescription):
+    """Maps a scan to a class a voxel."""
+
+    task: Literal["segmentation"] = "segmentation"
+    network: NetworkOptions
+    preprocess: Preprocess
 
     def build(self) -> nn.Module:
         p = self.preprocess
@@ -64,17 +75,22 @@ def write_model(folder: Path, description: ModelDescription, weights: dict[str, 
         temporary.replace(folder / name)
 
 
-def load_model(path: Path, weights: Path | None = None) -> Model:
-    """Load a model folder, or the `model/` of a run folder; `weights` replaces model.safetensors.
+def open_model(path: Path, kinds: Mapping[str, type[ModelDescription]], weights: Path | None = None) -> Model:
+    """Open a model folder, or the `model/` of a run folder; `weights` replaces model.safetensors.
 
-    Raises InputError: no model there, a description of another version, weights of another network, files that are not
-    safetensors (they are never opened in any other way).
+    kinds: task -> what describes its models. Raises InputError: no model there, a model of a task that is not known, a
+    description of another version, weights of another network, files that are not safetensors (they are never opened in
+    any other way).
     """
     folder = path / "model" if (path / "model" / "model.yaml").is_file() else path
     if not (folder / "model.yaml").is_file():
         raise InputError(f"no model at {path}; allowed: a model folder (with model.yaml), or a finished run folder")
     try:
-        description = ModelDescription.model_validate(yaml.safe_load((folder / "model.yaml").read_text()))
+        content = yaml.safe_load((folder / "model.yaml").read_text())
+        task = content.get("task", "segmentation") if isinstance(content, dict) else None
+        if not isinstance(task, str) or task not in kinds:
+            raise InputError(f"{folder / 'model.yaml'} has the task {task!r}; allowed: {', '.join(kinds)}")
+        description = kinds[task].model_validate(content)
     except (yaml.YAMLError, ValidationError) as error:
         raise InputError(f"{folder / 'model.yaml'} is not a model description of this version: {error}") from None
     network = description.build()

@@ -9,11 +9,11 @@ from medkd.engine.randomness import generator
 from medkd.inference.model_folder import Model
 from medkd.inference.windows import predict_logits
 from medkd.report.pictures import Pasted
-from medkd.runs.train import Setup
+from medkd.runs.tasks.segmentation import SegmentationSetup
 from medkd.segmentation.mixing import PasteMask
 
 
-def bcp_composites(setup: Setup, model: Model, count: int = 3) -> list[Pasted]:
+def bcp_composites(setup: SegmentationSetup, model: Model, count: int = 3) -> list[Pasted]:
     """Pairs of the first step of the last phase, pseudo-labels by `model`. Volumes show their middle slice."""
     streams = setup.phases[-1].streams
     labelled, unlabelled = streams["labelled"].batch(0), streams["unlabelled"].batch(0)

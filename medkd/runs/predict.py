@@ -1,32 +1,15 @@
-"""Segment new scans: a file or a folder in, masks on each scan's own grid out."""
+"""A model's answers for new images: what is the same for every task."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
+from medkd.config.models import load_model
 from medkd.engine.options import RuntimeOptions
 from medkd.engine.runtime import open_runtime
-from medkd.errors import InputError
-from medkd.imaging.geometry import differences
-from medkd.imaging.nifti import Scan, read_nifti, write_mask
-from medkd.inference.model_folder import Model, load_model
-from medkd.inference.segment import segment
-
-SUFFIXES = (".nii.gz", ".nii")
-
-
-@dataclass
-class Predicted:
-    """Files written, files that were there already, and one line a scan that could not be read."""
-
-    written: list[Path] = field(default_factory=list)
-    kept: list[Path] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
+from medkd.runs.tasks import task_runs
+from medkd.runs.tasks.protocol import Predicted
 
 
 def predict(
@@ -38,71 +21,8 @@ def predict(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predicted:
-    """Write a mask for every scan of `source`. A scan that cannot be read costs one line, never the others.
-
-    source: a NIfTI file, or a folder of them; with several channels the files are NAME_0000.nii.gz, NAME_0001.nii.gz.
-    out: a folder, or a file name ending in .nii or .nii.gz for a single scan. Masks that exist are kept unless
-    `overwrite`, so that an interrupted run continues.
-    """
+    """Write the model's answer for everything in `source`. An image that cannot be read costs one line, never the
+    others. What exists is kept unless `overwrite`, so that an interrupted run continues."""
     model = load_model(model_path)
-    runtime = open_runtime(RuntimeOptions(device=device))
-    scans = find_scans(source, len(model.description.channels))
-    single = out.name.endswith(SUFFIXES)
-    if single and len(scans) > 1:
-        raise InputError(f"{len(scans)} scans in {source}, but {out} names one file; give a folder as output")
-    done = Predicted()
-    for number, (name, files) in enumerate(scans.items()):
-        target = out if single else out / f"{name}.nii.gz"
-        if any(target.resolve() == file.resolve() for file in files):
-            raise InputError(f"{target} is the scan itself; give another output so that the scan is not overwritten")
-        if target.exists() and not overwrite:
-            done.kept.append(target)
-        else:
-            try:
-                _predict_one(model, files, target, runtime.device)
-                done.written.append(target)
-            except InputError as error:
-                done.refused.extend(error.problems)
-        if progress:
-            progress(number + 1, len(scans))
-    return done
-
-
-def find_scans(source: Path, channels: int) -> dict[str, list[Path]]:
-    """Name of each scan -> its files, one a channel. Raises InputError that lists every incomplete scan."""
-    if source.is_file():
-        files = [source]
-    elif source.is_dir():
-        files = sorted(p for p in source.iterdir() if p.name.endswith(SUFFIXES) and p.is_file())
-    else:
-        raise InputError(f"no file or folder at {source}")
-    if not files:
-        raise InputError(f"no NIfTI file (.nii, .nii.gz) in {source}")
-    stems = {file: file.name.removesuffix(".gz").removesuffix(".nii") for file in files}
-    if channels == 1:
-        names = list(stems.values())
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InputError(f"{twice} exist both as .nii and .nii.gz in {source}; keep one of each")
-        return {stem: [file] for file, stem in stems.items()}
-    scans: dict[str, dict[int, Path]] = {}
-    for file, stem in stems.items():
-        if match := re.fullmatch(r"(.+)_(\d{4})", stem):
-            scans.setdefault(match[1], {})[int(match[2])] = file
-    bad = [name for name, parts in scans.items() if sorted(parts) != list(range(channels))]
-    if bad or not scans:
-        raise InputError(
-            f"the model needs {channels} channels a scan, files NAME_0000.nii.gz to NAME_{channels - 1:04d}.nii.gz; "
-            f"incomplete: {bad or 'all'}"
-        )
-    return {name: [parts[i] for i in range(channels)] for name, parts in scans.items()}
-
-
-def _predict_one(model: Model, files: list[Path], target: Path, device: torch.device) -> None:
-    channels: list[Scan] = [read_nifti(file) for file in files]
-    for file, scan in zip(files[1:], channels[1:]):
-        if problems := differences(channels[0], scan):
-            raise InputError(f"{file.name} does not lie on the grid of {files[0].name}: {'; '.join(problems)}")
-    mask = segment(model, channels, device)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_mask(target, mask, channels[0])
+    target = open_runtime(RuntimeOptions(device=device)).device
+    return task_runs(model.description.task).predict(model, source, out, target, overwrite, progress)

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from medkd.config.models import load_model
 from medkd.data.dataset import Dataset
 from medkd.engine.tracking import read_log
 from medkd.imaging.nifti import read_nifti
-from medkd.inference.model_folder import load_model
 from medkd.report.curves import compare_curves
 from medkd.report.page import Page
 from medkd.report.pictures import composites
 from medkd.runs.composites import bcp_composites
-from medkd.runs.evaluate import Evaluation, summary_table
-from medkd.runs.evaluate_report import interval
 from medkd.runs.phantom import phantom_recipe
-from medkd.runs.train import build, plane_of
+from medkd.runs.tasks.protocol import Evaluation
+from medkd.runs.tasks.segmentation import build, plane_of
+from medkd.runs.tasks.segmentation_report import interval
 
 
 def write_quickstart_report(
@@ -65,7 +65,7 @@ def write_quickstart_report(
     )
     for arm, evaluation in evaluations.items():
         page.section(f"Test scans: {arm}")
-        page.table(*summary_table(evaluation.summary))
+        page.table(*evaluation.table)
         overlays = (evaluation.folder / "overlays.png").read_bytes()
         page.picture(overlays, "From the worst to the best.", f"test scans segmented by {arm}")
     page.section("A new scan")

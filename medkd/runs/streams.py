@@ -1,19 +1,21 @@
-"""The data streams of a recipe: which cases each reads, and this rank's slice of every batch."""
+"""The data streams of a segmentation recipe: which cases each reads, and this rank's slice of every batch."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from medkd.config.recipe import Recipe
+from medkd.config.segmentation import SegmentationRecipe
 from medkd.data.arrays import TrainingArrays
 from medkd.data.dataset import Dataset
 from medkd.data.streams import ArrayStream
 from medkd.engine.randomness import key
 from medkd.engine.runtime import Runtime
-from medkd.errors import InputError, raise_all
+from medkd.errors import InputError
 
 
-def make_streams(recipe: Recipe, dataset: Dataset, arrays: TrainingArrays, runtime: Runtime) -> dict[str, ArrayStream]:
+def make_streams(
+    recipe: SegmentationRecipe, dataset: Dataset, arrays: TrainingArrays, runtime: Runtime
+) -> dict[str, ArrayStream]:
     """The streams that some phase reads. `labelled` and `held_out` share the labelled training patients."""
     needs = {need for phase in recipe.phases for need in phase.method.needs}
     held_out = held_out_cases(recipe, dataset)
@@ -29,7 +31,7 @@ def make_streams(recipe: Recipe, dataset: Dataset, arrays: TrainingArrays, runti
     }  # fmt: skip
 
 
-def held_out_cases(recipe: Recipe, dataset: Dataset) -> frozenset[str]:
+def held_out_cases(recipe: SegmentationRecipe, dataset: Dataset) -> frozenset[str]:
     """The cases of the held-out patients: labelled training patients, chosen by the seed, never val or test.
 
     None unless a phase reads them. Raises InputError if no labelled patient would be left to train on.
@@ -46,18 +48,3 @@ def held_out_cases(recipe: Recipe, dataset: Dataset) -> frozenset[str]:
         )
     chosen = set(np.random.default_rng(key(recipe.seed, "held out")).permutation(patients)[:wanted])
     return frozenset(case.id for case in training if case.patient in chosen)
-
-
-def check_slices(recipe: Recipe, world: int) -> None:
-    """Raise InputError for batches that do not split evenly, pairs kept together, over `world` processes."""
-    problems = []
-    for phase in recipe.phases:
-        parts = world * phase.accumulate * (2 if phase.method.pairs else 1)
-        for name, stream in recipe.streams().items():
-            if name in phase.method.needs and stream.size % parts:
-                pairs = " x 2 (pairs)" if phase.method.pairs else ""
-                problems.append(
-                    f"{name}.size is {stream.size}; {world} processes x phases.{phase.name}.accumulate "
-                    f"{phase.accumulate}{pairs} need a multiple of {parts}"
-                )
-    raise_all(problems)

@@ -6,18 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medkd.config.recipe import Recipe
-from medkd.data.dataset import Dataset
 from medkd.report.curves import training_curves
 from medkd.report.page import Page
+from medkd.runs.tasks import task_runs
+from medkd.runs.tasks.protocol import Setup
 
 
 def write_train_report(
-    out: Path, recipe: Recipe, dataset: Dataset, rows: list[dict[str, Any]], trained: dict[str, Any], seconds: float
+    out: Path, setup: Setup, rows: list[dict[str, Any]], trained: dict[str, Any], score: float, seconds: float
 ) -> None:
     """Write OUT/curves.png and OUT/report.html."""
     manifest = json.loads((out / "manifest.json").read_text())
-    curves = training_curves(rows)
+    recipe, dataset, name = setup.recipe, setup.dataset, task_runs(setup.recipe.task).SCORE
+    curves = training_curves(rows, setup.task.primary)
     (out / "curves.png").write_bytes(curves)
     speed = [r["iterations_per_second"] for r in rows if r["kind"] == "train"]
     waits = [r["data_share"] for r in rows if r["kind"] == "train"]
@@ -28,7 +29,7 @@ def write_train_report(
     page = Page("Training", " then ".join(f"{p.name} ({p.method.kind}, {p.steps} updates)" for p in recipe.phases))
     page.facts(
         {
-            "validation Dice": f"{trained['validation_dice']:.4f} ({trained['candidate']}, "
+            f"validation {name}": f"{score:.4f} ({trained['candidate']}, "
             f"{trained['weights']} weights, chosen at update {trained['selected_at_step']} of the last phase)",
             "labelled training cases": trained["labelled_cases"],
             "unlabelled training cases": trained["unlabelled_cases"],
@@ -44,11 +45,11 @@ def write_train_report(
         }
     )
     page.warning(
-        "Validation Dice is computed on the preprocessed grid and has chosen the checkpoint: it is optimistic. "
+        f"Validation {name} is computed on the preprocessed grid and has chosen the checkpoint: it is optimistic. "
         "Judge the model by medkd evaluate on test patients."
     )
     page.section("Curves")
-    page.picture(curves, "Training loss and validation Dice over all phases.", "loss and validation curves")
+    page.picture(curves, f"Training loss and validation {name} over all phases.", "loss and validation curves")
     first = out / "first_batch.png"
     if first.exists():
         page.section("First batch")

@@ -22,7 +22,7 @@ Connectivity = Literal[4, 8, 6, 18, 26]
 class MethodOptions(engine.MethodOptions):
     """Base of the method options of this room."""
 
-    task: ClassVar[str] = "segmentation"
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
 
 
 class SupervisedLoss(Options):
@@ -50,21 +50,6 @@ class TeacherOptions(Options):
     warmup: bool = False
     buffers: Literal["copy", "blend", "own"] = "copy"
     mode: Literal["eval", "train"] = "eval"
-
-
-class SupervisedOptions(MethodOptions):
-    kind: Literal["supervised"] = "supervised"
-    average: float | None = Field(None, gt=0, lt=1, description="decay of a moving average of the weights")
-
-    paper: ClassVar[str] = "labelled-only training"
-    summary: ClassVar[str] = "Dice and cross-entropy on the labelled images alone"
-    needs: ClassVar[tuple[str, ...]] = ("labelled",)
-    candidates: ClassVar[tuple[str, ...]] = ("student", "average")
-
-    def build(self, networks: Networks) -> Method:
-        from medkd.segmentation.supervised import Supervised
-
-        return Supervised(networks(0), self)
 
 
 class MaskOptions(MethodOptions):

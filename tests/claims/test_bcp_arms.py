@@ -18,7 +18,7 @@ from medkd.cli.app import run
 from medkd.config.load import load_recipe
 from medkd.data.dataset import Case, Dataset, read_dataset, write_dataset
 from medkd.errors import InputError
-from medkd.runs.train import network_maker
+from medkd.runs.phases import network_maker
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "segmentation"
 DATA = Path("data")

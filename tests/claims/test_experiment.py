@@ -16,7 +16,7 @@ from medkd.claims.reproduce import reproduce
 from medkd.data.dataset import read_dataset
 from medkd.engine.checkpoint import load_state
 from medkd.errors import InputError
-from medkd.runs.train import network_maker
+from medkd.runs.phases import network_maker
 
 
 def test_what_is_finished_is_skipped_and_what_is_missing_is_named(tmp_path, tiny, monkeypatch):

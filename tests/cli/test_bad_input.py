@@ -194,7 +194,7 @@ def test_methods_and_reproduce_list_as_json(capsys: pytest.CaptureFixture[str]) 
     assert run(["methods", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {"supervised", "bcp", "unimatch"} <= {row["name"] for row in rows}
-    assert all(row["paper"] and row["needs"] and row["task"] for row in rows)
+    assert all(row["paper"] and row["needs"] and row["tasks"] for row in rows)
     assert run(["reproduce", "--list", "--json"]) == 0
     assert "bcp" in {row["name"] for row in json.loads(capsys.readouterr().out)}
     assert run(["reproduce", "nothing"]) == 2

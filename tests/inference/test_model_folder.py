@@ -8,28 +8,29 @@ import torch
 import yaml
 from torch import nn
 
+from medkd.config.models import load_model
 from medkd.data.options import Preprocess
 from medkd.engine.checkpoint import fingerprint
 from medkd.errors import InputError
-from medkd.inference.model_folder import ModelDescription, load_model, write_model
+from medkd.inference.model_folder import SegmentationModel, write_model
 from medkd.networks.options import BasicUNetOptions
 
 
 @pytest.fixture
-def description() -> ModelDescription:
-    return ModelDescription(
+def description() -> SegmentationModel:
+    return SegmentationModel(
         network=BasicUNetOptions(features=(4, 4, 4, 4, 4)), channels=("mr",), classes=("background", "lesion"),
         preprocess=Preprocess(size=(32, 32), patch=(32, 32)), trained={"seed": 3},
     )  # fmt: skip
 
 
-def write(folder: Path, description: ModelDescription) -> nn.Module:
+def write(folder: Path, description: SegmentationModel) -> nn.Module:
     network = description.build()
     write_model(folder, description, network.state_dict(), "card")
     return network
 
 
-def test_round_trip(tmp_path: Path, description: ModelDescription) -> None:
+def test_round_trip(tmp_path: Path, description: SegmentationModel) -> None:
     network = write(tmp_path, description)
     model = load_model(tmp_path)
     assert fingerprint(model.network) == fingerprint(network)
@@ -38,7 +39,7 @@ def test_round_trip(tmp_path: Path, description: ModelDescription) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "model.yaml", "model_card.md"]
 
 
-def test_weights_of_another_network(tmp_path: Path, description: ModelDescription) -> None:
+def test_weights_of_another_network(tmp_path: Path, description: SegmentationModel) -> None:
     write(tmp_path, description)
     text = yaml.safe_load((tmp_path / "model.yaml").read_text())
     text["network"]["features"] = [8, 8, 8, 8, 8]
@@ -58,7 +59,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("how", ["pickle", "torch"])
-def test_pickle_payload_is_refused_unexecuted(tmp_path: Path, description: ModelDescription, how: str) -> None:
+def test_pickle_payload_is_refused_unexecuted(tmp_path: Path, description: SegmentationModel, how: str) -> None:
     folder = tmp_path / "model"
     write(folder, description)
     target = tmp_path / "executed"
@@ -73,7 +74,7 @@ def test_pickle_payload_is_refused_unexecuted(tmp_path: Path, description: Model
     assert target.exists()
 
 
-def test_python_object_in_model_yaml_is_refused(tmp_path: Path, description: ModelDescription) -> None:
+def test_python_object_in_model_yaml_is_refused(tmp_path: Path, description: SegmentationModel) -> None:
     write(tmp_path, description)
     target = tmp_path / "executed"
     (tmp_path / "model.yaml").write_text(f"format: !!python/object/apply:pathlib.Path.touch ['{target}']\n")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medkd.data.options import Intensity, Preprocess
 from medkd.imaging.geometry import differences
 from medkd.imaging.nifti import Scan, read_nifti, write_mask
-from medkd.inference.model_folder import Model, ModelDescription
+from medkd.inference.model_folder import Model, SegmentationModel
 from medkd.inference.segment import segment
 from medkd.inference.windows import predict_logits
 from medkd.networks.options import BasicUNetOptions
@@ -32,7 +32,7 @@ class Threshold(nn.Module):
 
 
 def model(preprocess: Preprocess) -> Model:
-    description = ModelDescription(
+    description = SegmentationModel(
         network=BasicUNetOptions(), channels=("mr",), classes=("background", "bright"), preprocess=preprocess
     )
     return Model(description, Threshold(), Path())

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from medkd.config.load import parse_recipe
+from medkd.config.models import load_model
 from medkd.config.recipe import Recipe
 from medkd.data.phantom import CLASSES, PhantomOptions, write_cohort
 from medkd.engine.checkpoint import load_state
 from medkd.engine.runtime import ONE_PROCESS, Runtime
 from medkd.errors import InputError
-from medkd.inference.model_folder import load_model
+from medkd.runs.checks import check_slices
 from medkd.runs.prepare import prepare
-from medkd.runs.streams import check_slices, held_out_cases
+from medkd.runs.streams import held_out_cases
 from medkd.runs.train import build, train
 
 TEACHER = {"name": "teach", "method": {"kind": "supervised"}, "steps": 2, "becomes": "teacher"}

@@ -18,9 +18,9 @@ import torch
 import yaml
 
 from medkd.config.load import load_recipe
+from medkd.config.models import load_model
 from medkd.data.phantom import CLASSES, PhantomOptions, write_cohort
 from medkd.engine.checkpoint import load_state
-from medkd.inference.model_folder import load_model
 from medkd.runs.phantom import phantom_recipe
 from medkd.runs.prepare import prepare
 from medkd.runs.train import build

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
+from medkd.engine.options import SupervisedOptions
 from medkd.engine.teachers import EmaTeacher
-from medkd.segmentation.options import SupervisedOptions
 
 
 class Supervised(Method):

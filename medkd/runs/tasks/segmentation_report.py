@@ -12,7 +12,7 @@ from medkd.metrics.cases import CaseScores
 from medkd.report.page import Page
 from medkd.report.pictures import overlay_grid
 from medkd.report.slices import Slice, cut
-from medkd.runs.evaluate import Shown, summary_table
+from medkd.runs.tasks.segmentation_evaluation import Shown, summary_table
 
 
 def write_evaluation_report(

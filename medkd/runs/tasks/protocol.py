@@ -1,0 +1,105 @@
+"""What `medkd train`, `evaluate` and `predict` ask of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from medkd.config.recipe import Recipe
+from medkd.data.dataset import DatasetFolder
+from medkd.engine.phases import Networks, Phase
+from medkd.engine.runtime import Runtime
+from medkd.engine.task import Task
+from medkd.inference.model_folder import Model, ModelDescription
+
+Progress = Callable[[int, int], None]
+Table = tuple[list[str], list[list[str]]]
+"""Headers and rows."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a recipe is built into before the first step. A task derives its own and fills in the methods."""
+
+    recipe: Recipe
+    dataset: DatasetFolder
+    runtime: Runtime
+    task: Task
+    network: Networks
+    phases: list[Phase]
+
+    def first_batch(self) -> bytes:
+        """A PNG of the first labelled batch, as the network gets it."""
+        raise NotImplementedError
+
+    def describe(self, trained: dict[str, Any]) -> ModelDescription:
+        """What model.yaml says of the network that the last phase trained."""
+        raise NotImplementedError
+
+    def card(self, description: ModelDescription) -> str:
+        """model_card.md, in Markdown."""
+        raise NotImplementedError
+
+    def scored(self, score: float) -> dict[str, Any]:
+        """The validation score that chose the weights, as a model's `trained` records it."""
+        return {"validation_score": score, "score": self.task.primary}
+
+    def held_out(self) -> frozenset[str]:
+        """The labelled training cases that the `labelled` stream does not read."""
+        return frozenset()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model's evaluation wrote, and its numbers. cases: one entry a case, of the task's own."""
+
+    folder: Path
+    cases: list[Any]
+    summary: dict[str, Any]
+    table: Table
+
+
+@dataclass
+class Predicted:
+    """Files written, files that were there already, and one line an image that could not be read."""
+
+    written: list[Path] = field(default_factory=list)
+    kept: list[Path] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+class TaskRuns(Protocol):
+    """The module `medkd.runs.tasks.TASK`."""
+
+    @property
+    def SCORE(self) -> str:
+        """What the validation score is called in words."""
+        ...
+
+    def build(self, recipe: Recipe, runtime: Runtime) -> Setup:
+        """Read the data, make the streams, the task and the phases. Raises InputError."""
+        ...
+
+    def evaluate(
+        self,
+        model: Model,
+        data: Path,
+        split: str,
+        folder: Path,
+        weights: str | None,
+        device: torch.device,
+        pictures: bool,
+        progress: Progress | None,
+    ) -> Evaluation:
+        """Score a model on a split of a dataset folder and write what was found into `folder`."""
+        ...
+
+    def predict(
+        self, model: Model, source: Path, out: Path, device: torch.device, overwrite: bool, progress: Progress | None
+    ) -> Predicted:
+        """Write a model's answer for everything in `source`."""
+        ...
