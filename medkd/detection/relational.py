@@ -153,5 +153,3 @@ def blended(source: Tensor, target: Tensor, step: int, length: int) -> Tensor:
     share = min(step / length, 1.0) if length else 1.0
     mixed = (1 - share) * source + share * target
     return torch.where(target.sum(1, keepdim=True) > 0, mixed, source)
-
-
