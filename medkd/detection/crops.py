@@ -18,7 +18,8 @@ from medkd.engine.tensors import need
 
 
 class CropBank(nn.Module):
-    """The last `capacity` crops of each class: (K * capacity + 1, C, *side) float16; the last row takes what is dropped.
+    """The last `capacity` crops of each class: (K * capacity + 1, C, *side) float16; the last row takes the
+    dropped ones.
 
     classes, capacity, channels; sides: stored size of a crop along the axes of the image, in pixels.
     """

@@ -111,8 +111,9 @@ def chosen_crop(
     often: Tensor,
     is_target: bool,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """The crops (rows, C, *side), their sizes, whether each box has one, and its row. The target's bank is used where it
-    holds the class and the base is of the minority, or in the target stream, or one time in five; else the source's."""
+    """The crops (rows, C, *side), their sizes, whether each box has one, and its row. The target's bank is used
+    where it holds the class and the base is of the minority, or in the target stream, or one time in five; else the
+    source's."""
     row, held = source.pick(partner, u_crop), source.held()[partner] > 0
     if target is None:
         return (source.crops, source.sizes, held), row

@@ -77,7 +77,7 @@ def test_three_axes() -> None:
     bank.push(volume, [target(box, (1,))])
     assert torch.allclose(bank.crops[2].float(), volume[0, :, 1:4, 2:6, 3:8], atol=1e-3)
     matrix = torch.tensor([[0.4, 0.6], [0.3, 0.7]])
-    mixed, sets = RelationMix(1.0)(volume, [[target(box, (0,))]], matrix, bank, None, Draws((0, 1, "x"), 1), False)
+    mixed, _ = RelationMix(1.0)(volume, [[target(box, (0,))]], matrix, bank, None, Draws((0, 1, "x"), 1), False)
     inside = torch.zeros_like(volume, dtype=torch.bool)
     inside[..., 1:4, 2:6, 3:8] = True
     assert torch.equal(mixed[~inside], volume[~inside])

@@ -158,9 +158,7 @@ def test_one_class_is_inert_and_says_so() -> None:
     for _ in range(25):
         step(context, torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]))
     assert torch.allclose(context.matrix(), torch.ones(1, 1))
-    assert torch.equal(
-        partners(context.matrix(), target=False), context.matrix()
-    )  # a minority class that meets only itself
+    assert torch.equal(partners(context.matrix(), target=False), context.matrix())  # meets only itself
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not RelationalContext(1, include_background=True).inert
