@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from medkd.claims import CLAIMS
+from medkd.claims.reproduce import CLAIMS
 from medkd.cli.app import app
 from medkd.config.recipe import PhaseOptions
 from medkd.config.registry import methods
@@ -32,9 +32,9 @@ def test_verbs() -> None:
 def test_methods_and_claims() -> None:
     assert set(methods()) == {
         "supervised", "labelled_copy_paste", "self_training", "mean_teacher", "ua_mt", "cps", "unimatch", "bcp",
-        "tgeo_kd",
+        "tgeo_kd", "distil",
     }  # fmt: skip
-    assert set(CLAIMS) == {"bcp"}
+    assert set(CLAIMS) == {"bcp", "pld", "tgeo", "margin-mse", "self-distillation", "leaf"}
 
 
 def test_distillation_losses() -> None:

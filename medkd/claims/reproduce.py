@@ -1,15 +1,93 @@
-"""Runs an experiment and keeps its page up to date: after every finished run the page says what is known so far."""
+"""Every claim that `medkd reproduce` can test, and how. Experiments are imported when they are asked for.
+
+To add a claim: write medkd/claims/NAME.py with a `CLAIM` (medkd/claims/small.py), a function here that imports it, and
+a line in `CLAIMS`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
-from medkd.claims.diagnostics import draw_diagnostics
-from medkd.claims.experiment import Experiment, Line, finished, run_missing
-from medkd.claims.page import write_page
+    from medkd.claims.experiment import Experiment, Line
+    from medkd.claims.small import SmallClaim
+
+
+def _pld() -> SmallClaim:
+    from medkd.claims.pld import CLAIM
+
+    return CLAIM
+
+
+def _margin_mse() -> SmallClaim:
+    from medkd.claims.margin_mse import CLAIM
+
+    return CLAIM
+
+
+def _leaf() -> SmallClaim:
+    from medkd.claims.leaf import CLAIM
+
+    return CLAIM
+
+
+def _self_distillation() -> SmallClaim:
+    from medkd.claims.self_distillation import CLAIM
+
+    return CLAIM
+
+
+def _tgeo() -> SmallClaim:
+    from medkd.claims.tgeo import CLAIM
+
+    return CLAIM
+
+
+@dataclass(frozen=True)
+class Claim:
+    """words: as the authors would put it. small: the experiment; None for trainings of hours (claims/experiment.py)."""
+
+    words: str
+    small: Callable[[], SmallClaim] | None = None
+
+
+CLAIMS = {
+    "bcp": Claim(
+        "with very few labelled patients, pasting labelled and unlabelled images into each other both ways beats "
+        "self-training without copy-paste, which beats labelled-only training (Bai et al., CVPR 2023)"
+    ),
+    "pld": Claim(
+        "ranking the classes as the teacher does, the label first, teaches more than cross-entropy and than "
+        "cross-entropy with Hinton's distillation, without a weight to tune (Bassam et al., NeurIPS 2025)",
+        _pld,
+    ),
+    "tgeo": Claim(
+        "a controller trained on held-out data learns for each sample whether to trust the teacher or the label, which "
+        "beats one fixed mix of the two (Hu et al., ICLR 2024)",
+        _tgeo,
+    ),
+    "margin-mse": Claim(
+        "a fast retrieval model of another architecture learns more from a teacher's margins than from its scores "
+        "(Hofstaetter et al. 2020)",
+        _margin_mse,
+    ),
+    "self-distillation": Claim(
+        "retraining a model on a mix of the labels and its own predictions improves it, and some weight on the labels "
+        "keeps it from collapsing (Borup and Andersen, NeurIPS 2021)",
+        _self_distillation,
+    ),
+    "leaf": Claim(
+        "a small encoder that regresses a large one's embeddings can query the index that the large one built, also "
+        "truncated or in 8 bits (Vujanic and Rueckstiess 2025)",
+        _leaf,
+    ),
+}
 
 
 def reproduce(
@@ -17,8 +95,10 @@ def reproduce(
 ) -> list[Line]:
     """Make the missing runs in OUT/NAME/ and write OUT/NAME.md; return the lines of the finished runs.
 
-    page_only: make no run. more: what is added to the page.
+    After every finished run the page says what is known so far. page_only: make no run. more: added to the page.
     """
+    from medkd.claims.experiment import finished, run_missing
+
     folder = out / experiment.name
     after = partial(_after, experiment, out, more)
     after(list(finished(experiment, folder).values()))
@@ -26,5 +106,8 @@ def reproduce(
 
 
 def _after(experiment: Experiment, out: Path, more: str, lines: list[Line]) -> None:
+    from medkd.claims.diagnostics import draw_diagnostics
+    from medkd.claims.page import write_page
+
     draw_diagnostics(experiment, out / experiment.name)
     write_page(experiment, lines, out, more)

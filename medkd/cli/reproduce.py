@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medkd.errors import InputError
 
+if TYPE_CHECKING:
+    from medkd.claims.reproduce import Claim
+
 
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="the claim, for example bcp")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="a dataset folder of ACDC or of the hippocampus task; else generated patients")
+        Path | None,
+        typer.Option(help="bcp: a dataset folder of ACDC or of the hippocampus task; else generated patients"),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="how many seeds")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="how many seeds; the claim's own number if not given")
+    ] = None,
     out: Annotated[Path, typer.Option(help="one JSON line a finished run; a re-run skips what is finished")] = Path(
         "reproduce"
     ),
@@ -27,24 +33,42 @@ def reproduce(
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
     """Re-run the experiment of a claim, with all its arms, and say in words what it shows."""
-    from medkd.claims import CLAIMS
+    from medkd.claims.reproduce import CLAIMS
 
     if list_names:
-        rows = [{"name": key, "claim": claim} for key, claim in CLAIMS.items()]
+        rows = [{"name": key, "claim": claim.words} for key, claim in CLAIMS.items()]
         print(json.dumps(rows, indent=1) if as_json else "\n".join(f"{r['name']}: {r['claim']}" for r in rows))
         return
     if name not in CLAIMS:
         raise InputError(f"no claim {name!r}; allowed: {', '.join(CLAIMS)} (medkd reproduce --list)")
+    claim = CLAIMS[name]
+    if claim.small and data is not None:
+        raise InputError(f"{name} makes its own data: leave out --data {data}")
+    result, text = _small(name, claim, seeds, out, page_only) if claim.small else _bcp(data, seeds, out, page_only)
+    print(json.dumps(result, indent=1) if as_json else text)
 
+
+def _small(name: str, claim: Claim, seeds: int | None, out: Path, page_only: bool) -> tuple[dict[str, Any], str]:
+    from rich.console import Console
+
+    from medkd.claims.small import run_missing, summarise
+    from medkd.claims.small_page import statements, table, write_pages
+
+    assert claim.small
+    experiment = claim.small()
+    lines = run_missing(name, experiment, seeds or experiment.seeds, out, Console(stderr=True), page_only)
+    write_pages(out)
+    result = summarise(name, claim.words, experiment, lines)
+    text = f"{table(result, experiment)}\n\n{statements(result)}\n\nverdict: {result['verdict']}"
+    return result, f"{text}\npage: {out / 'claims.md'}"
+
+
+def _bcp(data: Path | None, seeds: int | None, out: Path, page_only: bool) -> tuple[dict[str, Any], str]:
     from rich.console import Console
 
     from medkd.claims.bcp import experiment_on, summarise, table
     from medkd.claims.reproduce import reproduce as run
 
-    experiment = experiment_on(data, seeds)
+    experiment = experiment_on(data, seeds or 3)
     result = summarise(experiment, run(experiment, out, page_only=page_only, console=Console(stderr=True)))
-    if as_json:
-        print(json.dumps(result, indent=1))
-        return
-    print(table(result))
-    print(f"verdict: {result['verdict']}\npage: {out / experiment.name}.md")
+    return result, f"{table(result)}\nverdict: {result['verdict']}\npage: {out / experiment.name}.md"

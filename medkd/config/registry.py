@@ -6,6 +6,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from medkd.distill.options import DistilOptions
 from medkd.distill.tgeo_kd_options import TgeoKdOptions
 from medkd.engine.options import MethodOptions, SupervisedOptions
 from medkd.networks.options import NetworkOptions
@@ -28,7 +29,8 @@ MethodUnion = Annotated[
     | CpsOptions
     | UniMatchOptions
     | BcpOptions
-    | TgeoKdOptions,
+    | TgeoKdOptions
+    | DistilOptions,
     Field(discriminator="kind"),
 ]
 

@@ -1,4 +1,4 @@
-"""TGeo-KD (Hu et al., ICLR 2024, arXiv 2312.15112), per pixel: where to trust the teacher, and where the label.
+"""TGeo-KD (Hu et al., ICLR 2024, arXiv 2312.15112), per pixel or sample: where to trust the teacher, and where the label.
 
 A controller turns the geometry of four probability vectors at a pixel (student S, label G, teacher T, and the teacher's
 mean vector of that class) into a ratio alpha in (0, 1). The student learns alpha * KD + (1 - alpha) * CE on training
@@ -84,10 +84,11 @@ class TrilateralGeometry(Method):
     @torch.no_grad()
     def gather(self, teacher: Tensor, label: Tensor, ctx: StepContext) -> None:
         """Add the teacher's probabilities at the pixels of each class to their sums; the same on every rank."""
-        chosen = one_hot(label, teacher).flatten(2).movedim(1, 0).flatten(1).double()  # (K, pixels)
-        probabilities = teacher.softmax(1).flatten(2).movedim(1, 0).flatten(1).double()
-        self.sums += ctx.global_sum(chosen @ probabilities.T)
-        self.counts += ctx.global_sum(chosen.sum(1))
+        chosen, probabilities = (
+            x.movedim(1, -1).flatten(0, -2).double() for x in (one_hot(label, teacher), teacher.softmax(1))
+        )  # (pixels, K)
+        self.sums += ctx.global_sum(chosen.T @ probabilities)
+        self.counts += ctx.global_sum(chosen.sum(0))
 
     def after_step(self, ctx: StepContext) -> None:
         """The means of the next step. They are constant within a step, whatever its micro-batches."""
