@@ -34,7 +34,7 @@ def test_methods_and_claims() -> None:
         "supervised", "labelled_copy_paste", "self_training", "mean_teacher", "ua_mt", "cps", "unimatch", "bcp",
         "tgeo_kd", "distil",
     }  # fmt: skip
-    assert set(CLAIMS) == {"bcp", "pld", "tgeo", "margin-mse", "self-distillation", "leaf"}
+    assert set(CLAIMS) == {"bcp", "pld", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy"}
 
 
 def test_distillation_losses() -> None:
