@@ -34,7 +34,9 @@ def test_methods_and_claims() -> None:
         "supervised", "labelled_copy_paste", "self_training", "mean_teacher", "ua_mt", "cps", "unimatch", "bcp",
         "tgeo_kd", "distil", "ofa",
     }  # fmt: skip
-    assert set(CLAIMS) == {"bcp", "pld", "ofa", "tgeo", "margin-mse", "self-distillation", "leaf"}
+    assert set(CLAIMS) == {
+        "bcp", "pld", "ofa", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy",
+    }  # fmt: skip
 
 
 def test_distillation_losses() -> None:

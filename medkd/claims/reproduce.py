@@ -55,6 +55,12 @@ def _tgeo() -> SmallClaim:
     return CLAIM
 
 
+def _grounded_teacher_toy() -> SmallClaim:
+    from medkd.claims.grounded_teacher_toy import CLAIM
+
+    return CLAIM
+
+
 @dataclass(frozen=True)
 class Claim:
     """words: as the authors would put it. small: the experiment; None for trainings of hours (claims/experiment.py)."""
@@ -97,6 +103,11 @@ CLAIMS = {
         "a small encoder that regresses a large one's embeddings can query the index that the large one built, also "
         "truncated or in 8 bits (Vujanic and Rueckstiess 2025)",
         _leaf,
+    ),
+    "grounded-teacher-toy": Claim(
+        "weighting the loss by which class is mistaken for which keeps rare classes alive in imbalanced training and in "
+        "source-free self-training, which otherwise collapses to the common ones (Ashraf et al. 2025)",
+        _grounded_teacher_toy,
     ),
 }
 
