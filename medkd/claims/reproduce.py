@@ -80,8 +80,8 @@ CLAIMS = {
         _pld,
     ),
     "ofa": Claim(
-        "between families of networks, comparing every stage of the student with the teacher's logits teaches more than "
-        "Hinton's distillation, and comparing features does harm (Hao et al., NeurIPS 2023)",
+        "between families of networks, comparing every stage of the student with the teacher's logits teaches more "
+        "than Hinton's distillation, and comparing features does harm (Hao et al., NeurIPS 2023)",
         _ofa,
     ),
     "tgeo": Claim(

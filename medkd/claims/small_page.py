@@ -39,7 +39,13 @@ def write_pages(out: Path) -> None:
         figure.write_bytes(draw(claim, lines))
         result = summarise(name, entry.words, claim, lines)
         rows.append(
-            [f"[{name}](#{name})", f"**{result['verdict']}**", str(len(lines)), _cost(result), f"`{result['command']}`"]
+            [
+                f"[{name}](#{name})",
+                f"**{result['verdict']}**",
+                f"{len(lines)} of {claim.seeds}",
+                _cost(result),
+                f"`{result['command']}`",
+            ]
         )
         parts.append(section(result, claim))
     if rows:

@@ -74,9 +74,9 @@ def test_the_loss_is_task_final_and_exits() -> None:
     """Weights 0 leave the task's loss; a teacher term each otherwise."""
 
     def loss(kd: float, exits: float) -> float:
-        return float(step(method(kd_weight=kd, exit_weight=exits).eval()))
+        return step(method(kd_weight=kd, exit_weight=exits).eval()).item()
 
-    task = float(Task().supervised_loss(method().eval().student(IMAGES), LABELS))
+    task = Task().supervised_loss(method().eval().student(IMAGES), LABELS).item()
     assert loss(0, 0) == pytest.approx(task, abs=1e-6)
     both = loss(1, 1)
     assert both - task == pytest.approx((loss(1, 0) - task) + (loss(0, 1) - task), abs=1e-5)
