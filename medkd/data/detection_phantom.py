@@ -56,7 +56,7 @@ def mammogram(
     breast = (x / (0.85 * width)) ** 2 + ((y - height / 2) / (0.46 * height)) ** 2
     inside = ndimage.gaussian_filter((breast < 1).astype(float), 2)
     image = (0.35 + 0.09 * _texture(rng, size)) * inside
-    boxes = []
+    boxes: list[list[float]] = []
     for _ in range(int(rng.choice(3, p=[0.3, 0.5, 0.2]))):
         radius = rng.uniform(5, 11)
         cx, cy = rng.uniform(0.15, 0.6) * width, height / 2 + rng.uniform(-0.28, 0.28) * height
@@ -84,7 +84,7 @@ def nodules(
         offset = grid - start
         across = np.linalg.norm(offset - (offset @ along)[..., None] * along, axis=-1)
         image += 0.35 * np.exp(-((across / rng.uniform(0.8, 1.4)) ** 2))
-    boxes = []
+    boxes: list[list[float]] = []
     for _ in range(int(rng.integers(1, 4))):
         radius = rng.uniform(2.5, 5)
         centre = np.array([rng.uniform(radius + 1, n - radius - 1) for n in size])
