@@ -6,6 +6,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from medkd.detection.options import SupervisedDetectionOptions
 from medkd.distill.ofa_options import OfaOptions
 from medkd.distill.options import DistilOptions
 from medkd.distill.tgeo_kd_options import TgeoKdOptions
@@ -32,7 +33,8 @@ MethodUnion = Annotated[
     | BcpOptions
     | TgeoKdOptions
     | DistilOptions
-    | OfaOptions,
+    | OfaOptions
+    | SupervisedDetectionOptions,
     Field(discriminator="kind"),
 ]
 
