@@ -134,8 +134,20 @@ def test_one_class_is_the_mean_teacher_to_the_last_bit_and_says_so() -> None:
     assert same(tensors(one.method.student), tensors(other.method.student))
 
 
-def test_with_several_classes_the_module_changes_the_training() -> None:
-    runs = [started(o) for o in (GT, PLAIN, GT.model_copy(update={"mixing": 0.0}))]
+def test_with_several_classes_the_module_changes_the_training(tmp_path: Path) -> None:
+    """The tiny detector calls everything class 1; the expert sees both, and the source confused one with the other."""
+    (tmp_path / "m.json").write_text("[[0.9, 0.1], [0.4, 0.6]]")
+    places = {0: [4, 6, 20, 16], 1: [28, 28, 16, 16]}
+    rows = [
+        {"image_id": f"case{i}", "category_id": k, "bbox": box, "score": 0.9}
+        for i in range(2)
+        for k, box in places.items()
+    ]
+    (tmp_path / "e.json").write_text(json.dumps(rows))
+    theirs = {"file": str(tmp_path / "e.json"), "classes": ("a", "b"), "weight": 1.0}
+    given = {**EAGER, "static": STATIC, "crop_side": 8, "expert": theirs, "source_matrix": str(tmp_path / "m.json")}
+    kinds = ({"mixing": 1.0}, {"mixing": 0.0, "semantic_loss": "none"}, {"mixing": 0.0})
+    runs = [started(GroundedTeacherOptions(**given, **k)) for k in kinds]
     for run in runs:
         for _ in range(4):
             run.train_one()
