@@ -32,9 +32,11 @@ def test_verbs() -> None:
 def test_methods_and_claims() -> None:
     assert set(methods()) == {
         "supervised", "labelled_copy_paste", "self_training", "mean_teacher", "ua_mt", "cps", "unimatch", "bcp",
-        "tgeo_kd", "distil",
+        "tgeo_kd", "distil", "ofa",
     }  # fmt: skip
-    assert set(CLAIMS) == {"bcp", "pld", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy"}
+    assert set(CLAIMS) == {
+        "bcp", "pld", "ofa", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy",
+    }  # fmt: skip
 
 
 def test_distillation_losses() -> None:

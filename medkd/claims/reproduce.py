@@ -43,6 +43,12 @@ def _self_distillation() -> SmallClaim:
     return CLAIM
 
 
+def _ofa() -> SmallClaim:
+    from medkd.claims.ofa import CLAIM
+
+    return CLAIM
+
+
 def _tgeo() -> SmallClaim:
     from medkd.claims.tgeo import CLAIM
 
@@ -72,6 +78,11 @@ CLAIMS = {
         "ranking the classes as the teacher does, the label first, teaches more than cross-entropy and than "
         "cross-entropy with Hinton's distillation, without a weight to tune (Bassam et al., NeurIPS 2025)",
         _pld,
+    ),
+    "ofa": Claim(
+        "between families of networks, comparing every stage of the student with the teacher's logits teaches more than "
+        "Hinton's distillation, and comparing features does harm (Hao et al., NeurIPS 2023)",
+        _ofa,
     ),
     "tgeo": Claim(
         "a controller trained on held-out data learns for each sample whether to trust the teacher or the label, which "

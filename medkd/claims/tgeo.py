@@ -173,7 +173,7 @@ CLAIM = SmallClaim(
         f"held-out ones that only the controller reads, {TEST} test samples. The teacher is the true posterior, moved "
         f"to a wrong class on {WRONG:.0%} of the samples; nothing tells the student which. The student is linear, "
         f"trained for {STEPS} full-batch steps; the controller by Adam without weight decay, as in "
-        "configs/segmentation/tgeo_kd.yaml. *Joint*: the controller is trained on the training loss with the student, as "
+        "configs/segmentation/tgeo_kd.yaml. *Joint*: the controller learns from the training loss with the student, as "
         "the published CIFAR code does; *bilevel*: through a virtual step, on held-out samples. **Second version:** in "
         "the first (lines of version 1, 6 seeds) the controller had the weight decay of the released code, 0.05; its "
         "gradients are far smaller than that, it became constant (mean alpha 0.439 for both groups), and bilevel over "

@@ -6,6 +6,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from medkd.distill.ofa_options import OfaOptions
 from medkd.distill.options import DistilOptions
 from medkd.distill.tgeo_kd_options import TgeoKdOptions
 from medkd.engine.options import MethodOptions, SupervisedOptions
@@ -30,7 +31,8 @@ MethodUnion = Annotated[
     | UniMatchOptions
     | BcpOptions
     | TgeoKdOptions
-    | DistilOptions,
+    | DistilOptions
+    | OfaOptions,
     Field(discriminator="kind"),
 ]
 

@@ -66,7 +66,7 @@ def training_arrays(
 ) -> TrainingArrays:
     """The arrays of the dataset's training cases, from the cache if they are there."""
     cases = dataset.select("train")
-    folder = _cache_root(dataset) / _key(dataset, cases, options)
+    folder = cache_root(dataset.root) / _key(dataset, cases, options)
     if not (folder / "samples.npz").exists():
         _build(dataset, cases, options, folder, progress)
     table = np.load(folder / "samples.npz", allow_pickle=False)
@@ -114,10 +114,10 @@ def _build(
         shutil.rmtree(building)
 
 
-def _cache_root(dataset: Dataset) -> Path:
+def cache_root(root: Path) -> Path:
     """Beside the dataset, so that every run shares it; in the user's cache where the dataset is read-only."""
-    if os.access(dataset.root, os.W_OK):
-        return dataset.root / ".cache"
+    if os.access(root, os.W_OK):
+        return root / ".cache"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "medkd"
 
 

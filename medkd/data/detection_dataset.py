@@ -198,7 +198,8 @@ def box_problems(boxes: Boxes, shape: Sequence[int], classes: int) -> list[str]:
 
 
 def _coco(cases: Sequence[DetectionCase], boxes: Mapping[str, Boxes], dataset: DetectionDataset) -> str:
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, case in enumerate(cases, 1):
         name = case.image.relative_to(dataset.root).as_posix()
         size = {"height": case.shape[0], "width": case.shape[1]} if case.dims == 2 else {"shape": list(case.shape)}

@@ -23,7 +23,8 @@ def read_image(path: Path) -> np.ndarray:
     hides something, and modes that have no single meaning (palettes, CMYK).
     """
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with Image.open(path, formats=("PNG", "JPEG")) as file:
+            image: Image.Image = file
             if image.getexif().get(ORIENTATION, 1) != 1:
                 raise InputError(
                     f"{path.name} is stored turned (EXIF orientation); turn its pixels and draw boxes anew"

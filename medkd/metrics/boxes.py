@@ -103,7 +103,8 @@ def _coco(images: Sequence[ImageBoxes], classes: int, ious: Sequence[float]) -> 
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError:
         raise InputError("scores of boxes need faster-coco-eval: pip install 'medkd[detection]'") from None
-    truth, found = [], []
+    truth: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for number, one in enumerate(images, 1):
         for box, label in zip(one.truth, one.truth_labels):
             row = _coco_box(box, label, number)

@@ -40,7 +40,10 @@ pytestmark = pytest.mark.parametrize("name", NAMES)
 
 FIRST, SECOND = 3, 4  # steps of the two phases
 TIMES = ("iterations_per_second", "data_share")
-OTHER_WEIGHTS = {"cps": "its optimiser holds two networks, the first phase's one"}
+OTHER_WEIGHTS = {
+    "cps": "its optimiser holds two networks, the first phase's one",
+    "ofa": "its optimiser holds the exits besides, the first phase's none",
+}
 
 
 def two_phases(name: str, carry: bool, stop: int | None) -> list[Phase]:

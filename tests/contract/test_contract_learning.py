@@ -47,6 +47,7 @@ BATCH_STATISTICS = {
 }
 NOT_POINTWISE = {
     "supervised": "no teacher in the loss",
+    "ofa": "its loss is the cross-entropy against the teacher, which is never zero",
     "labelled_copy_paste": "no teacher",
     "bcp": "a network's loss against its own hard labels is not zero",
     "self_training": "a network's loss against its own hard labels is not zero",

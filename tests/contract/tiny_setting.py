@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ua_mt": {"passes": 2},  # eight make the suite slow
     "tgeo_kd": {"classes": 3},
     "distil": {"losses": [{"kind": "kd"}, {"kind": "attention_transfer", "student": "upcat_1", "teacher": "upcat_1"}]},
+    "ofa": {"classes": 3},
     "unimatch": {"threshold": 0.0},  # an untrained network is nowhere confident
 }
 """What differs from a method's defaults, and why. A method that is not here is tested as it is."""

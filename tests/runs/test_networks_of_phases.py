@@ -33,9 +33,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "data"
 
 
-def recipe(data: Path, phases: list[dict[str, Any]]) -> Recipe:
+def recipe(data: Path, phases: list[dict[str, Any]], **values: Any) -> Recipe:
     preprocess = {"size": [32, 32], "patch": [32, 32]}
-    small = {"labelled": {"size": 4}, "held_out": {"size": 2}, "runtime": {"threads": 1}}
+    small = {"labelled": {"size": 4}, "held_out": {"size": 2}, "runtime": {"threads": 1}} | values
     return parse_recipe({"data": str(data), "preprocess": preprocess, "network": SMALL, "phases": phases, **small})
 
 
@@ -84,3 +84,38 @@ def test_a_model_of_an_unknown_task_is_refused(data: Path, tmp_path: Path) -> No
         load_model(tmp_path / "run")
     file.write_text(text.replace("task: segmentation\n", ""))  # as the first models of format 1 may be
     assert load_model(tmp_path / "run").description.task == "segmentation"
+
+
+SMALL_STUDENT = {
+    "name": "distil",
+    "method": {
+        "kind": "distil",
+        "dry_size": 32,
+        "losses": [{"kind": "kd"}, {"kind": "fitnets", "student": "upcat_1", "teacher": "upcat_1"}],
+    },
+    "steps": 2,
+}
+
+
+def test_distil_ships_the_student_alone_and_takes_a_model_folder_as_teacher(data: Path, tmp_path: Path) -> None:
+    train(recipe(data, [TEACHER, SMALL_STUDENT]), tmp_path / "run")
+    state = load_state(tmp_path / "run/last.safetensors")
+    assert any(name.startswith("losses.1.regressor") for name in state["method"])
+    assert widths(load_model(tmp_path / "run").network) == 4  # open_model refuses weights that are not the network's
+
+    made = recipe(data, [SMALL_STUDENT], teacher=str(tmp_path / "run"))
+    train(made, tmp_path / "second")
+    assert widths(load_model(tmp_path / "second").network) == 4
+
+
+def test_a_teacher_with_another_input_or_other_classes_is_refused(data: Path, tmp_path: Path) -> None:
+    train(recipe(data, [TEACHER]), tmp_path / "run")
+    file = tmp_path / "run/model/model.yaml"
+    made = recipe(data, [SMALL_STUDENT], teacher=str(tmp_path / "run"))
+    text = file.read_text()
+    file.write_text(text.replace("- lv", "- left ventricle"))
+    with pytest.raises(InputError, match=r"has the classes background, .*left ventricle; the dataset background, "):
+        build(made)
+    file.write_text(text.replace("kind: percentile", "kind: minmax"))
+    with pytest.raises(InputError, match=r"trained with preprocess\.intensity kind='minmax'"):
+        build(made)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from monai.data import box_utils
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
 
 from medkd.data.targets import Detections, Target
 from medkd.detection.detectors.protocol import soft_labels, weights
 
+CANDIDATES = 2000
 BACKGROUND, IGNORED = -1, -2
 """What a matcher says of a region that belongs to no box; torchvision and MONAI use the same numbers."""
 
@@ -62,19 +64,29 @@ def sampled(
 
 
 def best_detections(
-    boxes: Tensor, probabilities: Tensor, frame: tuple[int, int], threshold: float, nms: float, most: int
+    boxes: Tensor, probabilities: Tensor, frame: Sequence[int], threshold: float, nms: float, most: int
 ) -> Detections:
     """Detections of one image from R regions, each of which may be an object of any class.
 
-    boxes: (R, K, 4), one a class. probabilities: (R, K + 1), the last column background. Boxes are cut at the frame
-    (H, W); those at or below the score threshold, those without area, and all but the best of those of one class that
-    overlap by more than `nms` go.
+    boxes: (R, K, 2 D), one a class. probabilities: (R, K + 1) scores of the classes, the last column background.
+    frame: the spatial shape of the image. Boxes are cut at the frame; those at or below the score threshold, those
+    without area, all but the best of those of one class that overlap by more than `nms`, and all but the `most` best
+    go. At most CANDIDATES of an image are compared.
     """
     regions, classes = boxes.shape[:2]
     scores, labels = probabilities[:, :classes].flatten(), torch.arange(classes, device=boxes.device).repeat(regions)
-    rows = torch.arange(regions, device=boxes.device).repeat_interleave(classes)
-    boxes = clip_boxes_to_image(boxes.reshape(-1, 4), frame)
     kept = (scores > threshold).nonzero()[:, 0]
-    kept = kept[remove_small_boxes(boxes[kept], 1e-2)]
-    kept = kept[batched_nms(boxes[kept], scores[kept], labels[kept], nms)][:most]
-    return Detections(boxes[kept], labels[kept], scores[kept], probabilities[rows[kept]])
+    if len(kept) > CANDIDATES:
+        kept = kept[scores[kept].topk(CANDIDATES).indices]
+    row = kept // classes
+    boxes, scores, labels = boxes[row, labels[kept]], scores[kept], labels[kept]
+    if boxes.shape[1] == 4:
+        boxes = clip_boxes_to_image(boxes, (frame[0], frame[1]))
+        solid = remove_small_boxes(boxes, 1e-2)
+    else:
+        boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor(frame).repeat(2))
+        solid = (boxes[:, 3:] - boxes[:, :3]).amin(1).ge(1e-2).nonzero()[:, 0]
+    boxes, scores, labels, row = boxes[solid], scores[solid], labels[solid], row[solid]
+    suppress = batched_nms if boxes.shape[1] == 4 else box_utils.batched_nms
+    best = suppress(boxes, scores, labels, nms)[:most] if len(boxes) else solid[:0]
+    return Detections(boxes[best], labels[best], scores[best], probabilities[row[best]])

@@ -104,3 +104,56 @@ class FasterRCNNOptions(DetectorOptions):
         from medkd.detection.detectors.torchvision_rcnn import faster_rcnn
 
         return faster_rcnn(self, dims, channels, classes)
+
+
+class DenseOptions(DetectorOptions):
+    """What one-stage detectors share. Their heads normalise in groups of channels: `pyramid` is a multiple of 8."""
+
+    nms: float = Field(0.5, gt=0, le=1, description="overlap (IoU) above which the lower of two detections goes")
+    detections: PositiveInt = Field(100, description="most detections an image")
+
+
+class RetinaNetOptions(DenseOptions):
+    """torchvision RetinaNet: anchors and focal loss."""
+
+    kind: Literal["retinanet"] = "retinanet"
+    backbone: Backbone = TinyOptions()
+    anchor_scale: PositiveFloat = Field(8.0, description="smallest side of an anchor in strides of its level")
+    ratios: Ratios = (0.5, 1.0, 2.0)
+
+    def build(self, dims: int, channels: int, classes: int) -> nn.Module:
+        from medkd.detection.detectors.torchvision_dense import retinanet
+
+        return retinanet(self, dims, channels, classes)
+
+
+class FCOSOptions(DenseOptions):
+    """torchvision FCOS: no anchors, one box a point."""
+
+    kind: Literal["fcos"] = "fcos"
+    backbone: Backbone = TinyOptions()
+
+    def build(self, dims: int, channels: int, classes: int) -> nn.Module:
+        from medkd.detection.detectors.torchvision_dense import fcos
+
+        return fcos(self, dims, channels, classes)
+
+
+class MonaiRetinaNetOptions(DenseOptions):
+    """MONAI RetinaNet in 2-D and 3-D, with a plain convolutional body."""
+
+    kind: Literal["monai_retinanet"] = "monai_retinanet"
+    features: tuple[PositiveInt, ...] = Field((16, 32, 64), min_length=2, description="of the body, from stride 2 on")
+    pyramid: PositiveInt = Field(32, multiple_of=8, description="channels of the feature pyramid")
+    norm: Literal["batch", "instance"] = "batch"
+    anchor_scale: PositiveFloat = Field(4.0, description="side of an anchor in strides of its level")
+
+    def build(self, dims: int, channels: int, classes: int) -> nn.Module:
+        from medkd.detection.detectors.monai_retinanet import monai_retinanet
+
+        return monai_retinanet(self, dims, channels, classes)
+
+
+DetectorUnion = Annotated[
+    FasterRCNNOptions | RetinaNetOptions | FCOSOptions | MonaiRetinaNetOptions, Field(discriminator="kind")
+]

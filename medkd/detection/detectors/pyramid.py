@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models import resnet
@@ -82,19 +83,20 @@ def resnet_pyramid(options: ResNetOptions, channels: int) -> Pyramid:
 def timm_pyramid(options: TimmOptions, channels: int) -> Pyramid:
     """Raises InputError: timm is not installed, no such network, or one without maps at strides 4 to 32."""
     try:
-        import timm
+        from timm import create_model
     except ImportError:
         raise InputError("backbone.kind is 'timm', which needs timm: pip install 'medkd[detection]'") from None
+    make: Callable[..., Any] = partial(
+        create_model, options.name, pretrained=False, features_only=True, in_chans=channels
+    )
     try:
-        body = timm.create_model(options.name, pretrained=False, features_only=True, in_chans=channels)
+        strides = make().feature_info.reduction()
     except (RuntimeError, AttributeError) as error:
         raise InputError(f"backbone.name is {options.name!r}, which timm does not give maps of: {error}") from None
-    wanted = [i for i, stride in enumerate(body.feature_info.reduction()) if stride in (4, 8, 16, 32)]
+    wanted = [i for i, stride in enumerate(strides) if stride in (4, 8, 16, 32)]
     if len(wanted) != 4:
-        raise InputError(
-            f"backbone.name is {options.name!r} with strides {body.feature_info.reduction()}; needed: 4, 8, 16, 32"
-        )
-    body = timm.create_model(options.name, pretrained=False, features_only=True, in_chans=channels, out_indices=wanted)
+        raise InputError(f"backbone.name is {options.name!r} with maps at strides {strides}; needed: 4, 8, 16, 32")
+    body = make(out_indices=wanted)
     return Pyramid(body, body.feature_info.channels(), options)
 
 

@@ -1,4 +1,4 @@
-"""TGeo-KD (Hu et al., ICLR 2024, arXiv 2312.15112), per pixel or sample: where to trust the teacher, and where the label.
+"""TGeo-KD (Hu et al., ICLR 2024, arXiv 2312.15112), per pixel or sample: trust the teacher, or the label?
 
 A controller turns the geometry of four probability vectors at a pixel (student S, label G, teacher T, and the teacher's
 mean vector of that class) into a ratio alpha in (0, 1). The student learns alpha * KD + (1 - alpha) * CE on training
