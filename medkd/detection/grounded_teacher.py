@@ -20,11 +20,11 @@ from medkd.detection.crops import CropBank
 from medkd.detection.detectors.protocol import RoIs
 from medkd.detection.experts import ExpertLabels
 from medkd.detection.mean_teacher import LabelSet, MeanTeacherDetector, replaced
-from medkd.detection.options import GroundedTeacherOptions
 from medkd.detection.pseudo_labels import confident, fused
 from medkd.detection.relation_mix import RelationMix
 from medkd.detection.relational import RelationalContext, blended
 from medkd.detection.semantic_loss import semantic_weights
+from medkd.detection.source_free_options import GroundedTeacherOptions
 from medkd.engine.method import Batch, StepContext
 from medkd.errors import InputError
 
@@ -69,8 +69,8 @@ class GroundedTeacher(MeanTeacherDetector):
         o, sets = self.options.expert, super().live_sets(teacher, batch)
         if o is None or self.expert is None:
             return sets
-        frame = (int(batch.image.shape[-2]), int(batch.image.shape[-1]))
-        views = [self.expert.in_view(c, m, frame) for c, m in zip(batch.case_ids, batch.view["matrix"].float())]
+        frame = tuple(batch.image.shape[2:])
+        views = [self.expert.in_view(c, m, frame) for c, m in zip(batch.case_ids, batch.view["matrix"])]
         found = [None if v is None else confident(v, o.threshold) for v in views]
         if o.fusion == "separate":
             return [*sets, self.label_set("expert", o.weight, found, o.regress)]

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from medkd.data.targets import Detections, Target
 from medkd.detection.detectors.protocol import RoIs
-from medkd.detection.options import SourceFreeOptions
 from medkd.detection.pseudo_labels import as_target, confident
+from medkd.detection.source_free_options import SourceFreeOptions
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
 from medkd.engine.teachers import EmaTeacher, FrozenTeacher, blend
 

@@ -17,14 +17,14 @@ from medkd.data.targets import Detections, Target
 from medkd.detection.detectors.protocol import RoIs
 from medkd.detection.grounded_teacher import GroundedTeacher, read_matrix, write_matrix
 from medkd.detection.mean_teacher import MeanTeacherDetector
-from medkd.detection.options import (
+from medkd.detection.relational import RelationalContext
+from medkd.detection.source_free_options import (
     AdaBNOptions,
     DetectionMeanTeacherOptions,
     GroundedTeacherOptions,
     StaticLabels,
     StaticLabelsOptions,
 )
-from medkd.detection.relational import RelationalContext
 from medkd.errors import InputError
 
 EAGER = {"threshold": 0.1, "decay": 0.9}  # an untrained detector is sure of nothing
