@@ -105,8 +105,8 @@ CLAIMS = {
         _leaf,
     ),
     "grounded-teacher-toy": Claim(
-        "weighting the loss by which class is mistaken for which keeps rare classes alive in imbalanced training and in "
-        "source-free self-training, which otherwise collapses to the common ones (Ashraf et al. 2025)",
+        "weighting the loss by which class is mistaken for which keeps rare classes alive in imbalanced training and "
+        "in source-free self-training, which otherwise collapses to the common ones (Ashraf et al. 2025)",
         _grounded_teacher_toy,
     ),
 }

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import box_iou
 
 from medkd.data.targets import Target
 from medkd.engine.tensors import need
@@ -74,6 +75,15 @@ def corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Lower and upper corners (N, D) of boxes in the order of the image's axes: 2-D boxes name the last axis first."""
     low, high = boxes.chunk(2, 1)
     return (low.flip(1), high.flip(1)) if boxes.shape[1] == 4 else (low, high)
+
+
+def overlap(a: Tensor, b: Tensor) -> Tensor:
+    """(N, M) intersection over union of boxes with any number of axes."""
+    if a.shape[1] == 4:
+        return box_iou(a, b)
+    (a0, a1), (b0, b1) = corners(a), corners(b)
+    shared = (torch.minimum(a1[:, None], b1) - torch.maximum(a0[:, None], b0)).clamp(min=0).prod(-1)
+    return shared / ((a1 - a0).prod(1)[:, None] + (b1 - b0).prod(1) - shared).clamp(min=1e-6)
 
 
 def sample(images: Tensor, which: Tensor, points: Tensor) -> Tensor:

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from medkd.data.box_geometry import clip_boxes, map_boxes
 from medkd.data.targets import Detections
+from medkd.detection.pseudo_labels import chosen
 from medkd.errors import InputError, raise_all
 
 COLUMNS = ("image_id", "label", "score", "x", "y", "w", "h")
-LEAST_SIDE = 1.0  # pixels of a view that must be left of a box
 
 
 class Expert(Protocol):
@@ -69,31 +70,15 @@ class ExpertLabels:
         raise_all(problems[:20])
         return cls({image: _detections(found) for image, found in boxes.items()})
 
-    def in_view(self, image: str, matrix: Tensor, frame: tuple[int, int]) -> Detections | None:
-        """The boxes of an image in a view: matrix (3, 3) maps its pixels to the view's, frame (H, W) cuts. None for an
-        image without opinion."""
+    def in_view(self, image: str, matrix: Tensor, frame: tuple[int, ...]) -> Detections | None:
+        """The boxes of an image in a view: matrix (D + 1, D + 1) maps its coordinates to the view's, frame is the shape
+        of the view, at whose border boxes are cut. None for an image without opinion."""
         found = self.by_image.get(image)
         if found is None:
             return None
         found = found.to(matrix.device)
-        boxes = to_view(found.boxes, matrix)
-        height, width = frame
-        boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
-        left = ((boxes[:, 2:] - boxes[:, :2]) >= LEAST_SIDE).all(1)
-        return Detections(boxes[left], found.labels[left], found.scores[left])
-
-
-def to_view(boxes: Tensor, matrix: Tensor) -> Tensor:
-    """Boxes (N, 4) through an affine matrix (3, 3): the box around the mapped corners.
-
-    >>> flip = torch.tensor([[-1.0, 0, 100], [0, 1, 0], [0, 0, 1]])  # of an image 100 pixels wide
-    >>> to_view(torch.tensor([[10.0, 5, 30, 9]]), flip).tolist()
-    [[70.0, 5.0, 90.0, 9.0]]
-    """
-    corners = torch.stack([boxes[:, [0, 1]], boxes[:, [2, 1]], boxes[:, [0, 3]], boxes[:, [2, 3]]], 1)
-    m = matrix.to(boxes)
-    mapped = corners @ m[:2, :2].T + m[:2, 2]
-    return torch.cat([mapped.amin(1), mapped.amax(1)], 1)
+        boxes, left = clip_boxes(map_boxes(found.boxes, matrix), frame)
+        return chosen(Detections(boxes, found.labels, found.scores), left)
 
 
 def mask_boxes(
@@ -119,7 +104,8 @@ def expert_file(
     path: Path,
 ) -> Path:
     """Run an expert once over images (id, pixels) and write what it found as COCO JSON, for `ExpertLabels.read`."""
-    seen, annotations = [], []
+    seen: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image, pixels in images:
         seen.append({"id": image, "height": int(pixels.shape[0]), "width": int(pixels.shape[1])})
         found = expert(pixels)

@@ -6,9 +6,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from medkd.data.targets import Detections, Target
+from medkd.detection.crops import overlap
 
 Empty = Literal["skip", "background"]
 Fusion = Literal["separate", "weighted", "agreement"]
@@ -55,7 +55,7 @@ def matched(a: Detections, b: Detections, least: float = MATCH) -> Tensor:
     """(N,) for each box of a its match in b, or -1: the same class, each the other's best overlap, IoU >= least."""
     if not len(a) or not len(b):
         return torch.full((len(a),), -1, dtype=torch.int64, device=a.boxes.device)
-    iou = torch.where(a.labels[:, None] == b.labels, box_iou(a.boxes, b.boxes), 0.0)
+    iou = torch.where(a.labels[:, None] == b.labels, overlap(a.boxes, b.boxes), 0.0)
     best, which = iou.max(1)
     mutual = iou.argmax(0)[which] == torch.arange(len(a), device=iou.device)
     return torch.where((best >= least) & mutual, which, -1)

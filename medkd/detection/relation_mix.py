@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import box_iou
 
 from medkd.data.targets import Target
-from medkd.detection.crops import CropBank, corners, sample
+from medkd.detection.crops import CropBank, corners, overlap, sample
 from medkd.detection.relational import majority, partners
 from medkd.engine.randomness import Draws, generator
 
@@ -154,21 +153,12 @@ def _leaders(by_image: list[list[Target]], device: torch.device) -> Tensor:
         boxes, n = torch.cat([t.boxes for t in sets]), sum(map(len, sets))
         of = torch.repeat_interleave(torch.arange(len(sets)), torch.tensor([len(t) for t in sets])).to(device)
         own = torch.arange(n, device=device)
-        same = _overlap(boxes, boxes) >= SAME_OBJECT
+        same = overlap(boxes, boxes) >= SAME_OBJECT
         same = (same & (of[None] < of[:, None])) | (own[None] == own[:, None])
         first = same.int().argmax(1) if n else own
         leaders.append(first + offset)
         offset += n
     return torch.cat(leaders)
-
-
-def _overlap(a: Tensor, b: Tensor) -> Tensor:
-    """(N, M) intersection over union of boxes with any number of axes."""
-    if a.shape[1] == 4:
-        return box_iou(a, b)
-    (a0, a1), (b0, b1) = corners(a), corners(b)
-    shared = (torch.minimum(a1[:, None], b1) - torch.maximum(a0[:, None], b0)).clamp(min=0).prod(-1)
-    return shared / ((a1 - a0).prod(1)[:, None] + (b1 - b0).prod(1) - shared).clamp(min=1e-6)
 
 
 def _relabelled(

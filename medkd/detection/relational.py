@@ -148,8 +148,8 @@ def partners(matrix: Tensor, target: bool) -> Tensor:
 
 
 def blended(source: Tensor, target: Tensor, step: int, length: int) -> Tensor:
-    """From the source's matrix to the target's over the first `length` steps; rows the target has not seen stay the
-    source's."""
+    """From the source's matrix to the target's over the first `length` steps; a row that only one has seen is its."""
     share = min(step / length, 1.0) if length else 1.0
     mixed = (1 - share) * source + share * target
+    mixed = torch.where(source.sum(1, keepdim=True) > 0, mixed, target)
     return torch.where(target.sum(1, keepdim=True) > 0, mixed, source)

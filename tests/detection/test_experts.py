@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from medkd.data.box_geometry import map_boxes
 from medkd.data.targets import Detections
-from medkd.detection.experts import ExpertLabels, expert_file, mask_boxes, to_view
+from medkd.detection.experts import ExpertLabels, expert_file, mask_boxes
 from medkd.detection.pseudo_labels import as_target, confident, fused, matched
 from medkd.errors import InputError
 
@@ -38,7 +39,7 @@ def test_there_and_back_is_the_identity() -> None:
     boxes = torch.tensor([[10.0, 5, 30, 9], [0.3, 0.7, 99.2, 64.1]])
     flip_600 = torch.tensor([[-1.0, 0, 600], [0, 1, 0], [0, 0, 1]])
     view = flip_600 @ RESIZE
-    assert torch.allclose(to_view(to_view(boxes, view), torch.linalg.inv(view)), boxes, atol=1e-3)
+    assert torch.allclose(map_boxes(map_boxes(boxes, view), torch.linalg.inv(view)), boxes, atol=1e-3)
 
 
 def test_an_expert_box_follows_the_flip(tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""Grounded Teacher (Ashraf et al., arXiv 2504.15404; card grounded_teacher.md 3.6, the form it must have to be what the
+paper says).
+
+Mean-teacher self-training of a detector in which a running matrix of class confusions (RelationalContext) weights the
+classification loss and chooses which crops are mixed into which boxes, and in which an expert's boxes stand BESIDE the
+teacher's as a set of their own. Two matrices: the source's, shipped with the source model or learnt from its static
+labels, and the target's, which takes over.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from medkd.data.targets import Detections, Target
+from medkd.detection.crops import CropBank
+from medkd.detection.detectors.protocol import RoIs
+from medkd.detection.experts import ExpertLabels
+from medkd.detection.mean_teacher import LabelSet, MeanTeacherDetector, replaced
+from medkd.detection.pseudo_labels import confident, fused
+from medkd.detection.relation_mix import RelationMix
+from medkd.detection.relational import RelationalContext, blended
+from medkd.detection.semantic_loss import semantic_weights
+from medkd.detection.source_free_options import GroundedTeacherOptions
+from medkd.engine.method import Batch, StepContext
+from medkd.errors import InputError
+
+
+class GroundedTeacher(MeanTeacherDetector):
+    options: GroundedTeacherOptions
+
+    def __init__(self, student: nn.Module, options: GroundedTeacherOptions):
+        super().__init__(student, options)
+        o, classes = options, int(student.classes)  # type: ignore[arg-type]
+        self.expert = expert_of(o)
+        self.contexts = nn.ModuleDict(
+            {name: RelationalContext(classes, o.momentum, o.context_warmup, o.include_background)
+             for name in ("source", "target")}
+        )  # fmt: skip
+        if o.source_matrix:
+            self.context("source").start_from(read_matrix(Path(o.source_matrix), self.context("source")))
+        first = next(m for m in student.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)))
+        sides = [o.crop_side] * (2 if isinstance(first, nn.Conv2d) else 3)
+        self.banks = nn.ModuleDict(
+            {name: CropBank(classes, first.in_channels, sides, o.bank) for name in ("source", "target")}
+        )
+        self.mix = RelationMix(o.mixing)
+        self.collected_at: dict[str, int] = {}  # the iteration whose counts each context holds
+        self.seen: list[tuple[str, Tensor, list[Target]]] = []  # crops of this iteration, for the banks
+
+    def context(self, name: str) -> RelationalContext:
+        found = self.contexts[name]
+        assert isinstance(found, RelationalContext)
+        return found
+
+    def matrix(self, labels: str, ctx: StepContext) -> Tensor:
+        """Static labels meet the source's matrix; the others a blend that passes to the target's."""
+        source = self.context("source").matrix()
+        if labels == "static":
+            return source
+        return blended(source, self.context("target").matrix(), ctx.step, round(self.options.blend * ctx.total))
+
+    def live_sets(self, teacher: list[Detections], batch: Batch) -> list[LabelSet]:
+        """The teacher's and the expert's, two sets unless they are to be fused. Where the expert has no opinion the
+        teacher's labels stand alone."""
+        o, sets = self.options.expert, super().live_sets(teacher, batch)
+        if o is None or self.expert is None:
+            return sets
+        frame = tuple(batch.image.shape[2:])
+        views = [self.expert.in_view(c, m, frame) for c, m in zip(batch.case_ids, batch.view["matrix"])]
+        found = [None if v is None else confident(v, o.threshold) for v in views]
+        if o.fusion == "separate":
+            return [*sets, self.label_set("expert", o.weight, found, o.regress)]
+        both = [mine if theirs is None else fused(mine, theirs, o.fusion) for mine, theirs in zip(teacher, found)]
+        return [self.label_set("teacher", self.options.teacher_weight, both)]
+
+    def strong_view(self, batch: Batch, sets: list[LabelSet], ctx: StepContext) -> tuple[Tensor, list[LabelSet]]:
+        """Crops of confusable classes mixed into the strong view. While static labels count, the labelled stream's rule
+        holds, in which rare classes are mixed too; then the unlabelled stream's."""
+        images = batch.view["strong"]
+        if not self.options.mixing:
+            return images, sets
+        if ctx.runtime.world > 1:
+            raise InputError("grounded_teacher.mixing keeps its crops on one process; set mixing to 0 under torchrun")
+        filled = [[nothing(images) if t is None else t for t in s.targets] for s in sets]
+        if batch.draws.start == 0:
+            self.seen.clear()
+        kept = {"static": "source", "teacher": "target"}
+        self.seen += [(kept[s.source], batch.image, list(t)) for s, t in zip(sets, filled) if s.source in kept]
+        if not sets:
+            return images, sets
+        static = any(s.source == "static" for s in sets)
+        matrix = self.matrix("static" if static else "teacher", ctx)
+        source, target = self.banks["source"], self.banks["target"]
+        assert isinstance(source, CropBank)
+        assert isinstance(target, CropBank)
+        mixed, new = self.mix(images, filled, matrix, source, target, batch.draws, not static)
+        return mixed, [replaced(s, t) for s, t in zip(sets, new)]
+
+    def classification(self, rois: RoIs, labels: LabelSet, ctx: StepContext) -> Tensor:
+        """The semantic-aware loss, and the counts of the same regions for the context of these labels."""
+        name = "source" if labels.source == "static" else "target"
+        context, predicted = self.context(name), rois.logits.detach().argmax(1)
+        counts = ctx.global_sum(context.counts(rois.gt, predicted))
+        context.collect(counts, first=self.collected_at.get(name) != ctx.global_step)
+        self.collected_at[name] = ctx.global_step
+        o = self.options
+        return rois.mean(
+            semantic_weights(
+                rois.gt, predicted, self.matrix(labels.source, ctx), o.lam, o.semantic_loss, ctx.global_sum
+            )
+        )
+
+    def after_step(self, ctx: StepContext) -> None:
+        super().after_step(ctx)
+        for name, at in self.collected_at.items():
+            if at == ctx.global_step:
+                self.context(name).update()
+        for name, images, targets in self.seen:
+            bank = self.banks[name]
+            assert isinstance(bank, CropBank)
+            bank.push(images, targets)
+        self.seen.clear()
+
+
+def nothing(images: Tensor) -> Target:
+    """No boxes, for an image that has no say in a set."""
+    return Target(images.new_zeros(0, 2 * (images.ndim - 2)), torch.zeros(0, dtype=torch.int64, device=images.device))
+
+
+def expert_of(options: GroundedTeacherOptions) -> ExpertLabels | None:
+    return ExpertLabels.read(Path(options.expert.file), options.expert.classes) if options.expert else None
+
+
+def write_matrix(context: RelationalContext, path: Path) -> None:
+    """The matrix of a source training as JSON: K rows of numbers. It holds no images and no patient."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(context.matrix().tolist()))
+    part.replace(path)
+
+
+def read_matrix(path: Path, context: RelationalContext) -> Tensor:
+    """Raises InputError: not there, not numbers, of other classes, rows that are neither empty nor sum to 1."""
+    shape = tuple(context.average.shape)
+    try:
+        matrix = torch.tensor(json.loads(path.read_text()), dtype=torch.float32)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"source_matrix {path} cannot be read as rows of numbers: {error}") from None
+    sums = matrix.sum(-1)
+    if matrix.shape != shape or (matrix < 0).any() or not (((sums - 1).abs() < 1e-3) | (sums == 0)).all():
+        raise InputError(
+            f"source_matrix {path} is of shape {tuple(matrix.shape)}; needed: {shape}, each row 0 or with the sum 1"
+        )
+    return matrix
