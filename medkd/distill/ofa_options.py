@@ -30,7 +30,7 @@ class OfaOptions(MethodOptions):
 
     paper: ClassVar[str] = "Hao et al., One-for-All (OFA-KD), NeurIPS 2023, arXiv 2310.19444"
     summary: ClassVar[str] = "each stage of the student meets the teacher's logits through a throw-away exit"
-    task: ClassVar[str] = "segmentation"
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
     needs: ClassVar[tuple[str, ...]] = ("labelled",)
     teacher_needed: ClassVar[bool] = True
     compiles: ClassVar[bool] = False  # it reads tensors inside the network

@@ -17,7 +17,7 @@ from medkd.detection.model import DetectionModel
 from medkd.detection.task import DetectionTask
 from medkd.engine.runtime import Runtime
 from medkd.inference.model_folder import ModelDescription
-from medkd.report.detections import Drawn, detection_grid
+from medkd.report.detections import Boxed, detection_sheet
 from medkd.runs.checks import check_dataset, check_slices
 from medkd.runs.phases import network_maker, phases_of
 from medkd.runs.tasks.detection_evaluation import evaluate
@@ -41,15 +41,15 @@ class DetectionSetup(Setup):
         batch = stream.batch(0)
         none = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
         targets = [none] * len(batch) if batch.label is None else list(batch.targets)
-        drawn = []
-        for images in (batch.image, batch.view["strong"]):
+        shown = []
+        for view, images in (("weak", batch.image), ("strong", batch.view["strong"])):
             for image, target, name in zip(images.cpu(), targets, batch.case_ids):
                 if image.ndim == 4:
                     image, target = image[..., image.shape[-1] // 2], none
                 pixels = image.movedim(0, -1).numpy() if len(image) == 3 else image[0].numpy()
                 boxes, labels = target.boxes.cpu().numpy(), target.labels.cpu().numpy()
-                drawn.append(Drawn(name, pixels, boxes, labels))
-        return detection_grid(drawn, self.dataset.classes, columns=len(batch))
+                shown.append(Boxed(name, pixels, boxes, labels, note=view))
+        return detection_sheet(shown, self.dataset.classes, columns=len(batch))
 
     def describe(self, trained: dict[str, Any]) -> DetectionModel:
         return DetectionModel(

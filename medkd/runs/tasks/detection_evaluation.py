@@ -10,13 +10,14 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from medkd.data.dataset import write_whole
 from medkd.data.detection_dataset import DetectionCase, DetectionDataset, read_detection_dataset
+from medkd.data.detection_preprocess import read_pixels
 from medkd.detection.detect import detect_file
 from medkd.detection.model import DetectionModel
 from medkd.detection.task import THRESHOLD
@@ -28,6 +29,9 @@ from medkd.metrics.boxes import BoxScores, box_scores
 from medkd.metrics.matching import ImageBoxes, image_boxes
 from medkd.runs.tasks.detection_prediction import write_detections
 from medkd.runs.tasks.protocol import Evaluation, Progress, Table
+
+if TYPE_CHECKING:
+    from medkd.report.detections import Boxed
 
 PICTURED = 6
 SHOWN = 0.5  # score above which a detection is drawn
@@ -132,8 +136,7 @@ def _table(scored: list[Scored], dataset: DetectionDataset) -> str:
 def _report(
     folder: Path, dataset: DetectionDataset, scored: list[Scored], summary: dict[str, Any], table: Table
 ) -> None:
-    from medkd.data.detection_preprocess import read_pixels
-    from medkd.report.detections import Drawn, detection_grid
+    from medkd.report.detections import detection_sheet
     from medkd.report.page import Page
 
     page = Page("Evaluation", f"{summary['images']} {summary['split']} images, {summary['units']} {summary['unit']}s")
@@ -142,18 +145,20 @@ def _report(
     flat = [one for one in scored if one.case.dims == 2]
     if flat:
         picked = [flat[i] for i in np.linspace(0, len(flat) - 1, min(PICTURED, len(flat))).round().astype(int)]
-        drawn = []
-        for one in picked:
-            kept = one.boxes.scores > SHOWN
-            drawn.append(Drawn(
-                one.case.id, read_pixels(one.case.image), one.boxes.boxes[kept], one.boxes.labels[kept],
-                one.boxes.scores[kept], one.boxes.truth,
-            ))  # fmt: skip
-        picture = detection_grid(drawn, dataset.classes)
+        shown = [_boxed(one) for one in picked]
+        picture = detection_sheet(shown, dataset.classes, columns=3, panel=3.0)
         (folder / "overlays.png").write_bytes(picture)
         page.section("Images")
-        page.picture(picture, f"True boxes in white, detections above {SHOWN} in colour.", "images with boxes")
+        page.picture(picture, f"True boxes dashed, detections above {SHOWN} solid.", "images with boxes")
     page.write(folder / "report.html")
+
+
+def _boxed(one: Scored) -> Boxed:
+    from medkd.report.detections import Boxed
+
+    b, kept = one.boxes, one.boxes.scores > SHOWN
+    pixels = read_pixels(one.case.image)
+    return Boxed(one.case.id, pixels, b.truth, b.truth_labels, b.boxes[kept], b.labels[kept], b.scores[kept])
 
 
 def _check(description: DetectionModel, dataset: DetectionDataset, split: str) -> None:

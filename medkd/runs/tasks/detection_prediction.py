@@ -48,14 +48,13 @@ def predict(
             )
             rows.append((file.name, found))
             if description.preprocess.dims == 2:
-                from medkd.report.detections import Drawn, draw, png
+                from medkd.report.detections import Boxed, detection_sheet
 
                 kept = (found.scores > SHOWN).numpy()
-                values = (v.numpy()[kept] for v in (found.boxes, found.labels, found.scores))
+                boxes, labels, scores = (v.numpy()[kept] for v in (found.boxes, found.labels, found.scores))
+                shown = Boxed(file.name, pixels, found=boxes, labels=labels, scores=scores)
                 picture = out / "pictures" / f"{file.stem}.png"
-                picture.write_bytes(
-                    png(draw(Drawn(file.name, pixels, *values), description.classes, max(pixels.shape)))
-                )
+                picture.write_bytes(detection_sheet([shown], description.classes, panel=5.0))
                 done.written.append(picture)
         except InputError as error:
             done.refused.extend(error.problems)
