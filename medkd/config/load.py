@@ -9,11 +9,12 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from medkd.config.detection import DetectionRecipe
 from medkd.config.recipe import Recipe
 from medkd.config.segmentation import SegmentationRecipe
 from medkd.errors import InputError
 
-RECIPES: dict[str, type[Recipe]] = {"segmentation": SegmentationRecipe}
+RECIPES: dict[str, type[Recipe]] = {"segmentation": SegmentationRecipe, "detection": DetectionRecipe}
 """Task -> its recipe: a new task is one more line."""
 
 

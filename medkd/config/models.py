@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medkd.detection.model import DetectionModel
 from medkd.inference.model_folder import Model, ModelDescription, SegmentationModel, open_model
 
-MODELS: dict[str, type[ModelDescription]] = {"segmentation": SegmentationModel}
+MODELS: dict[str, type[ModelDescription]] = {"segmentation": SegmentationModel, "detection": DetectionModel}
 
 
 def load_model(path: Path, weights: Path | None = None) -> Model:

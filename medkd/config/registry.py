@@ -6,7 +6,16 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+<<<<<<< HEAD
 from medkd.distill.ofa_options import OfaOptions
+=======
+from medkd.detection.options import SupervisedDetectionOptions
+from medkd.detection.source_free_options import (
+    AdaBNOptions,
+    DetectionMeanTeacherOptions,
+    GroundedTeacherOptions,
+    StaticLabelsOptions,
+)
 from medkd.distill.options import DistilOptions
 from medkd.distill.tgeo_kd_options import TgeoKdOptions
 from medkd.engine.options import MethodOptions, SupervisedOptions
@@ -32,7 +41,12 @@ MethodUnion = Annotated[
     | BcpOptions
     | TgeoKdOptions
     | DistilOptions
-    | OfaOptions,
+    | OfaOptions
+    | SupervisedDetectionOptions
+    | AdaBNOptions
+    | StaticLabelsOptions
+    | DetectionMeanTeacherOptions
+    | GroundedTeacherOptions,
     Field(discriminator="kind"),
 ]
 

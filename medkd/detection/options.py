@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
 
 import medkd.engine.options as engine
+
+if TYPE_CHECKING:
+    from medkd.engine.method import Method
+    from medkd.engine.phases import Networks
 
 
 class MethodOptions(engine.MethodOptions):
     """Base of the method options of this room."""
 
-    task: ClassVar[str] = "detection"
+    tasks: ClassVar[tuple[str, ...]] = ("detection",)
+
+
+class SupervisedDetectionOptions(MethodOptions):
+    kind: Literal["supervised_detection"] = "supervised_detection"
+    strong: bool = Field(False, description="also train on the strong view: colours, blur, erased rectangles")
+    average: float | None = Field(None, gt=0, lt=1, description="decay of a moving average of the weights")
+
+    paper: ClassVar[str] = "labelled-only training"
+    summary: ClassVar[str] = "the detector's own losses on the labelled images alone: a source detector, or an oracle"
+    needs: ClassVar[tuple[str, ...]] = ("labelled",)
+    candidates: ClassVar[tuple[str, ...]] = ("student", "average")
+
+    def build(self, networks: Networks) -> Method:
+        from medkd.detection.supervised import SupervisedDetection
+
+        return SupervisedDetection(networks(0), self)

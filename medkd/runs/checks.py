@@ -12,11 +12,11 @@ def check_dataset(recipe: Recipe, dataset: DatasetFolder) -> None:
     problems = []
     if recipe.task != dataset.task:
         problems.append(f"the dataset's task is {dataset.task!r}, the recipe's {recipe.task!r}")
-    if not dataset.select("train", labelled=True):
+    needs = {need for phase in recipe.phases for need in phase.method.needs}
+    if "labelled" in needs and not dataset.select("train", labelled=True):
         problems.append(f"{dataset.root} has no labelled training case; prepare it with --labelled K")
     if not dataset.select("val"):
         problems.append(f"{dataset.root} has no validation case, which selects the checkpoint; prepare it with one")
-    needs = {need for phase in recipe.phases for need in phase.method.needs}
     if "unlabelled" in needs and not dataset.select("train", labelled=False):
         problems.append(f"{dataset.root} has no unlabelled training case, and the method needs them")
     for phase in recipe.phases:

@@ -13,6 +13,7 @@ import nibabel as nib
 import yaml
 
 from medkd.data.dataset import SPLITS, read_dataset
+from medkd.data.detection_dataset import read_detection_dataset
 from medkd.data.scan_files import SUFFIXES, VolumeFile
 from medkd.errors import InputError
 from medkd.imaging.dicom.find import Found, find_series
@@ -56,7 +57,8 @@ def inspect(path: Path) -> dict[str, Any]:
 def _ours(folder: Path) -> dict[str, Any] | None:
     """A folder that medkd wrote, in a line."""
     if (folder / "dataset.yaml").is_file():
-        data = read_dataset(folder)
+        boxes = _yaml(folder / "dataset.yaml").get("task") == "detection"
+        data = read_detection_dataset(folder, annotations=False) if boxes else read_dataset(folder)
         splits = ", ".join(f"{len(data.select(name))} {name}" for name in SPLITS)
         patients = len({case.patient for case in data.cases})
         text = f"{data.task} dataset of {len(data.cases)} cases of {patients} patients ({splits}); "

@@ -35,12 +35,14 @@ from medkd.data.scan_files import VolumeFile
 from medkd.data.splits import choose_labelled, share_problems, shuffled, split_patients
 from medkd.errors import InputError, raise_all
 from medkd.imaging import nifti
+from medkd.imaging.dicom.picture import read_picture
 from medkd.imaging.nifti import write_nifti
 from medkd.runs.prepare_names import Names, open_names
 from medkd.runs.prepare_source import NO, SHARES, YES, Found, Source
 from medkd.runs.prepare_write import PROGRESS, Progress, check_out, each
 
-SUFFIXES = (*image_files.SUFFIXES, *nifti.SUFFIXES)
+DICOM = (".dcm", ".dicom")
+SUFFIXES = (*image_files.SUFFIXES, *DICOM, *nifti.SUFFIXES)
 Labelled = int | Literal["all", "none"]
 
 
@@ -57,6 +59,7 @@ class Item:
     shape: tuple[int, ...] = ()
     spacing: tuple[float, ...] | None = None
     channels: int = 1
+    by_header: bool = False
     boxes: Boxes | None = None
     problems: list[str] = field(default_factory=list)
 
@@ -73,6 +76,8 @@ def prepare_detection(
     patient_pattern: str | None = None,
     key: Path | None = None,
     keep_identifiers: bool = False,
+    listed_only: bool = False,
+    allow_burned_in: bool = False,
     dry_run: bool = False,
     about: dict[str, str] | None = None,
     progress: Progress | None = None,
@@ -85,7 +90,9 @@ def prepare_detection(
     alphabetical. split: shares of the patients for train, val and test, where the boxes' file has no column split.
     labelled: how many training patients are labelled, "all" or "none"; a column labelled counts instead.
     patient_pattern: one group, found at the start of an image's name: its patient. Without it, and without a column
-    patient, every image stands alone, and dataset.yaml says `unit: image`. key, keep_identifiers: as `prepare`.
+    patient, every image stands alone, and dataset.yaml says `unit: image`; the header of a DICOM file says whose it
+    is. key, keep_identifiers: as `prepare`. listed_only: leave out images that the boxes' file does not list.
+    allow_burned_in: take DICOM images whose header says, or does not deny, that text is in the pixels.
     """
     source, out = Path(source), Path(out)
     continues = _continues(out)
@@ -93,10 +100,12 @@ def prepare_detection(
     stated = read_box_file(boxes) if boxes else BoxFile()
     unit: Unit = "patient" if patient_pattern or any(one.patient for one in stated.images.values()) else "image"
     problems = list(stated.problems)
-    items = _items(source, stated, patient_pattern, unit, problems)
+    items = _items(source, stated, patient_pattern, unit, listed_only, problems)
     classes = classes or stated.classes or ("object",)
-    for _ in each("check", lambda item: _check(item, classes), items, progress):
+    for _ in each("check", lambda item: _check(item, classes, allow_burned_in), items, progress):
         pass
+    if all(item.by_header for item in items):
+        unit = "patient"
     problems += [f"image {item.name}: {problem}" for item in items for problem in item.problems]
     channels = {item.channels for item in items if item.shape}
     if len(channels) > 1 or len({len(item.shape) for item in items if item.shape}) > 1:
@@ -121,7 +130,9 @@ def _continues(out: Path) -> bool:
     return check_out(out)
 
 
-def _items(source: Path, stated: BoxFile, pattern: str | None, unit: Unit, problems: list[str]) -> list[Item]:
+def _items(
+    source: Path, stated: BoxFile, pattern: str | None, unit: Unit, listed_only: bool, problems: list[str]
+) -> list[Item]:
     """The images of the source with what is said of each, joined by name: path below the folder, file name, or stem."""
     if not source.is_dir():
         raise InputError(f"no folder at {source}")
@@ -141,6 +152,8 @@ def _items(source: Path, stated: BoxFile, pattern: str | None, unit: Unit, probl
         else:
             why = "no such image" if not found else "several images, or several entries, of this name"
             problems.append(f"image {name!r} of the boxes: {why} in {folder}")
+    if listed_only:
+        files = [path for path in files if path in said]
     twice = {stem for stem, n in Counter(_stem(path) for path in files).items() if n > 1}
     items = []
     for path in files:
@@ -162,12 +175,17 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").rsplit(".", 1)[0]
 
 
-def _check(item: Item, classes: Sequence[str]) -> None:
+def _check(item: Item, classes: Sequence[str], allow_burned_in: bool) -> None:
     """Read the image to its end and look at each box."""
     try:
         if item.path.name.lower().endswith(image_files.SUFFIXES):
             pixels = image_files.read_image(item.path)
             item.shape, item.channels = pixels.shape[:2], 1 if pixels.ndim == 2 else 3
+        elif item.path.name.lower().endswith(DICOM):
+            picture = read_picture(item.path, allow_burned_in)
+            pixels, item.shape, item.spacing = picture.pixels, picture.pixels.shape, picture.spacing
+            if picture.patient and item.patient == item.name:
+                item.patient, item.by_header = picture.patient, True
         else:
             scan, _ = VolumeFile(item.path).read()
             pixels, item.shape, item.spacing = scan.array, scan.shape, scan.spacing
@@ -311,5 +329,9 @@ def _write_image(pair: tuple[DetectionCase, Item]) -> None:
         write_nifti(case.image, scan.array, scan.affine, bool(scan.spacing))
         return
     temporary = case.image.with_name(f".{case.image.name}.partial")
-    temporary.write_bytes(image_files.clean_copy(item.path))
+    if item.path.name.lower().endswith(DICOM):
+        content = image_files.png_bytes(read_picture(item.path, allow_burned_in=True).pixels)  # decided by the check
+    else:
+        content = image_files.clean_copy(item.path)
+    temporary.write_bytes(content)
     temporary.replace(case.image)

@@ -21,7 +21,7 @@ from medkd.engine.tracking import Tracker
 from medkd.networks.options import BasicUNetOptions
 from medkd.segmentation.losses import DiceCE, DiceForm, full_resolution, one_hot, soft_dice_loss
 
-NAMES = sorted(methods())
+NAMES = sorted(name for name, options in methods().items() if "segmentation" in options.tasks)
 CPU = Runtime(torch.device("cpu"))
 CLASSES, PIXELS, STREAMS = 3, 32, ("labelled", "unlabelled", "held_out")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medkd.cli.app import run
 from medkd.data.detection_dataset import HIDDEN, read_detection_dataset, read_hidden_boxes
 from medkd.data.image_files import read_image, strip_jpeg
 from medkd.errors import InputError
@@ -180,3 +181,15 @@ def test_blood_cells(tmp_path: Path) -> None:
     hidden = np.bincount(np.concatenate([b.labels for b in read_hidden_boxes(data).values()]))
     assert hidden.tolist() == [4416, 358, 21]
     assert not data.select("train", labelled=True)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = source(tmp_path / "in")
+    arguments = ["prepare", str(folder), "--out", str(tmp_path / "out"), "--boxes", str(folder / "boxes.csv")]
+    assert run([*arguments, "--labelled", "some"]) == 2
+    assert "a number of patients, all or none" in capsys.readouterr().err
+    assert run([*arguments, "--channels", "t1"]) == 2
+    assert run([*arguments, "--labelled", "none"]) == 0
+    assert "labelled: 0 training patients" in capsys.readouterr().out
+    assert run(["info", str(tmp_path / "out")]) == 0
+    assert "detection dataset of 10 cases" in capsys.readouterr().out

@@ -27,6 +27,8 @@ class BackboneOptions(Options):
     kind: str
     norm: BatchNorm = "batch"
     pyramid: PositiveInt = Field(256, description="channels of the feature pyramid")
+    mean: tuple[float, ...] = Field((0.5,), description="of the images, which come in [0, 1]; one, or one a channel")
+    std: tuple[PositiveFloat, ...] = (0.5,)
 
     def build(self, channels: int) -> Pyramid:
         raise NotImplementedError(f"{type(self).__name__} does not implement build")
@@ -52,6 +54,8 @@ class ResNetOptions(BackboneOptions):
 
     kind: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50] = 50
+    mean: tuple[float, ...] = Field((0.485, 0.456, 0.406), description="ImageNet's; their mean for other channels")
+    std: tuple[PositiveFloat, ...] = (0.229, 0.224, 0.225)
 
     def build(self, channels: int) -> Pyramid:
         from medkd.detection.detectors.pyramid import resnet_pyramid

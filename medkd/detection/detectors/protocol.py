@@ -1,8 +1,8 @@
 """What every detector offers, whatever library it comes from.
 
 A detector is a module in medkd's conventions (data/targets.py) whose losses take several sets of labels for the same
-images: the backbone runs once, each set gets an assignment of its own. Nothing is resized inside, images of a batch
-have one size, and their normalisation belongs to the dataset's preprocessing.
+images: the backbone runs once, each set gets an assignment of its own. Images of a batch have one size and come in
+[0, 1]; a backbone normalises them itself, nothing is resized inside.
 """
 
 from __future__ import annotations

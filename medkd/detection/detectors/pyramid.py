@@ -1,6 +1,7 @@
 """Backbones with a feature pyramid, built from torchvision and timm parts. No weights are ever downloaded.
 
-The names of the weights are torchvision's own (`body.*`, `fpn.*`), so detectors trained with torchvision load.
+Images come in [0, 1] and are normalised here. The names of the weights are torchvision's own (`body.*`, `fpn.*`), so
+detectors trained with torchvision load.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models._utils import IntermediateLayerGetter
@@ -30,11 +32,17 @@ class Pyramid(nn.Module):
     forward: (B, C, H, W) -> the levels by name, `pool` last, each (B, out_channels, H / stride, W / stride).
     """
 
-    def __init__(self, body: nn.Module, widths: list[int], options: BackboneOptions):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, widths: list[int], options: BackboneOptions, channels: int):
         super().__init__()
         self.body, self.frozen = body, options.norm == "frozen"
         self.fpn = FeaturePyramidNetwork(widths, options.pyramid, LastLevelMaxPool())
         self.out_channels, self.levels = options.pyramid, len(widths) + 1
+        for name, given in (("mean", options.mean), ("std", options.std)):
+            values = torch.tensor(given if len(given) in (1, channels) else [sum(given) / len(given)])
+            self.register_buffer(name, values.view(-1, 1, 1), persistent=False)
         if self.frozen:
             for norm in batch_norms(body):
                 norm.requires_grad_(False)
@@ -48,7 +56,7 @@ class Pyramid(nn.Module):
 
     def maps(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """The body's maps, from fine to coarse."""
-        maps = self.body(images)
+        maps = self.body((images - self.mean) / self.std)
         return maps if isinstance(maps, OrderedDict) else OrderedDict((str(i), m) for i, m in enumerate(maps))
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
@@ -68,7 +76,7 @@ def tiny_pyramid(options: TinyOptions, channels: int) -> Pyramid:
     for number, wider in enumerate(options.features):
         body[f"layer{number + 1}"] = nn.Sequential(conv(width, wider, stride=2), conv(wider, wider))
         width = wider
-    return _with_levels(nn.Sequential(body), list(options.features), options)
+    return _with_levels(nn.Sequential(body), list(options.features), options, channels)
 
 
 def resnet_pyramid(options: ResNetOptions, channels: int) -> Pyramid:
@@ -77,7 +85,7 @@ def resnet_pyramid(options: ResNetOptions, channels: int) -> Pyramid:
     if channels != 3:
         body.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     deepest = body.inplanes
-    return _with_levels(body, [deepest // 8, deepest // 4, deepest // 2, deepest], options)
+    return _with_levels(body, [deepest // 8, deepest // 4, deepest // 2, deepest], options, channels)
 
 
 def timm_pyramid(options: TimmOptions, channels: int) -> Pyramid:
@@ -97,15 +105,18 @@ def timm_pyramid(options: TimmOptions, channels: int) -> Pyramid:
     if len(wanted) != 4:
         raise InputError(f"backbone.name is {options.name!r} with maps at strides {strides}; needed: 4, 8, 16, 32")
     body = make(out_indices=wanted)
-    return Pyramid(body, body.feature_info.channels(), options)
+    return Pyramid(body, body.feature_info.channels(), options, channels)
 
 
-def load_backbone(pyramid: Pyramid, path: Path) -> None:
-    """Load the body's weights, such as ImageNet's, from a safetensors file with the library's own names.
+def load_backbone(detector: nn.Module, path: Path) -> None:
+    """Load the weights of the body of a detector's `backbone`, such as ImageNet's, under the library's own names.
 
-    Tensors that the body does not have (a classifier) are left out. Raises InputError: not safetensors, a tensor of the
-    body is missing or of another shape.
+    Tensors that the body does not have (a classifier) are left out. Raises InputError: a detector without a Pyramid,
+    a file that is not safetensors, a tensor of the body that is missing or of another shape.
     """
+    pyramid = getattr(detector, "backbone", None)
+    if not isinstance(pyramid, Pyramid):
+        raise InputError(f"backbone_weights is {path}, but {type(detector).__name__} has no backbone to load it into")
     given, mine = read_weights(path), pyramid.body.state_dict()
     wrong = [
         f"{name} is {tuple(given[name].shape) if name in given else 'missing'}, needed {tuple(value.shape)}"
@@ -117,9 +128,9 @@ def load_backbone(pyramid: Pyramid, path: Path) -> None:
     pyramid.body.load_state_dict({name: given.get(name, value) for name, value in mine.items()})
 
 
-def _with_levels(body: nn.Module, widths: list[int], options: BackboneOptions) -> Pyramid:
+def _with_levels(body: nn.Module, widths: list[int], options: BackboneOptions, channels: int) -> Pyramid:
     layers = {f"layer{i + 1}": str(i) for i in range(len(widths))}
-    return Pyramid(IntermediateLayerGetter(body, layers), widths, options)
+    return Pyramid(IntermediateLayerGetter(body, layers), widths, options, channels)
 
 
 def _norm(name: str) -> Callable[[int], nn.Module]:

@@ -17,4 +17,8 @@ def task_runs(task: str) -> TaskRuns:
             from medkd.runs.tasks import segmentation
 
             return segmentation
+        case "detection":
+            from medkd.runs.tasks import detection
+
+            return detection
     raise InputError(f"there is nothing that trains or evaluates the task {task!r}")

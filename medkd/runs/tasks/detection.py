@@ -1,0 +1,94 @@
+"""Detection's part of `medkd train`, `evaluate` and `predict`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medkd.config.detection import DetectionRecipe
+from medkd.config.recipe import Recipe
+from medkd.data.detection_dataset import DetectionDataset, read_detection_dataset
+from medkd.data.detection_streams import DetectionStream, detection_arrays
+from medkd.data.targets import Target
+from medkd.detection.model import DetectionModel
+from medkd.detection.task import DetectionTask
+from medkd.engine.runtime import Runtime
+from medkd.inference.model_folder import ModelDescription
+from medkd.report.detections import Drawn, detection_grid
+from medkd.runs.checks import check_dataset, check_slices
+from medkd.runs.phases import network_maker, phases_of
+from medkd.runs.tasks.detection_evaluation import evaluate
+from medkd.runs.tasks.detection_prediction import predict
+from medkd.runs.tasks.protocol import Setup
+
+__all__ = ["SCORE", "DetectionSetup", "build", "evaluate", "predict"]
+
+SCORE = "AP50"
+
+
+@dataclass(frozen=True)
+class DetectionSetup(Setup):
+    recipe: DetectionRecipe
+    dataset: DetectionDataset
+    task: DetectionTask
+
+    def first_batch(self) -> bytes:
+        """The first batch of the first stream: weak views above, strong ones below; volumes by their middle slice."""
+        stream = next(iter(self.phases[0].streams.values()))
+        batch = stream.batch(0)
+        none = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        targets = [none] * len(batch) if batch.label is None else list(batch.targets)
+        drawn = []
+        for images in (batch.image, batch.view["strong"]):
+            for image, target, name in zip(images.cpu(), targets, batch.case_ids):
+                if image.ndim == 4:
+                    image, target = image[..., image.shape[-1] // 2], none
+                pixels = image.movedim(0, -1).numpy() if len(image) == 3 else image[0].numpy()
+                boxes, labels = target.boxes.cpu().numpy(), target.labels.cpu().numpy()
+                drawn.append(Drawn(name, pixels, boxes, labels))
+        return detection_grid(drawn, self.dataset.classes, columns=len(batch))
+
+    def describe(self, trained: dict[str, Any]) -> DetectionModel:
+        return DetectionModel(
+            detector=self.recipe.detector, channels=self.dataset.channels, classes=self.dataset.classes,
+            preprocess=self.recipe.preprocess, trained=trained,
+        )  # fmt: skip
+
+    def card(self, description: ModelDescription) -> str:
+        assert isinstance(description, DetectionModel)
+        t = description.trained
+        return (
+            f"# Detection model\n\nClasses: {', '.join(description.classes)}. "
+            f"Channels: {', '.join(description.channels)}.\n\n"
+            f"Detector {description.detector.kind}, {description.preprocess.dims}-D, "
+            f"images of {description.preprocess.size}.\n\n"
+            f"Trained by {t['by']} ({' then '.join(t['methods'])}) on {t['labelled_cases']} labelled and "
+            f"{t['unlabelled_cases']} unlabelled cases, seed {t['seed']}, split {t['split']}. Validation {t['score']} "
+            f"{t['validation_score']:.4f} at step {t['selected_at_step']} ({t['candidate']}, {t['weights']} weights)."
+            "\n\nNot a medical device. Validate on your own images before any use.\n"
+        )
+
+
+def build(recipe: Recipe, runtime: Runtime) -> DetectionSetup:
+    """Read the data, make the streams, the task and the phases. The `unlabelled` stream never has a way to a box."""
+    assert isinstance(recipe, DetectionRecipe)
+    dataset = read_detection_dataset(Path(str(recipe.data)))
+    check_dataset(recipe, dataset)
+    check_slices(recipe, runtime.world)
+    needs = {need for phase in recipe.phases for need in phase.method.needs}
+    streams = {}
+    with runtime.one_before_the_others():
+        for name, options in recipe.streams().items():
+            if name in needs:
+                labelled = name == "labelled"
+                arrays = detection_arrays(dataset, dataset.select("train", labelled), recipe.preprocess)
+                streams[name] = DetectionStream(
+                    arrays, name, options.size, options.augment, recipe.seed, runtime.device,
+                    dataset if labelled else None, runtime.rank, runtime.world,
+                )  # fmt: skip
+        task = DetectionTask(dataset, dataset.select("val"), recipe.preprocess, runtime)
+    phases = phases_of(recipe, dataset, streams)
+    return DetectionSetup(recipe, dataset, runtime, task, network_maker(recipe, dataset), phases)

@@ -1,0 +1,167 @@
+"""Score a detector on the held-out cases of a dataset, in the coordinates of the stored images.
+
+FOLDER/detections.json  detections.csv  cases.csv  summary.json  overlays.png  report.html
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medkd.data.dataset import write_whole
+from medkd.data.detection_dataset import DetectionCase, DetectionDataset, read_detection_dataset
+from medkd.detection.detect import detect_file
+from medkd.detection.model import DetectionModel
+from medkd.detection.task import THRESHOLD
+from medkd.errors import raise_all
+from medkd.inference.model_folder import Model
+from medkd.metrics.bootstrap import Interval
+from medkd.metrics.boxes import IOUS as COCO_IOUS
+from medkd.metrics.boxes import BoxScores, box_scores
+from medkd.metrics.matching import ImageBoxes, image_boxes
+from medkd.runs.tasks.detection_prediction import write_detections
+from medkd.runs.tasks.protocol import Evaluation, Progress, Table
+
+PICTURED = 6
+SHOWN = 0.5  # score above which a detection is drawn
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One image: what was found and what is true."""
+
+    case: DetectionCase
+    boxes: ImageBoxes
+
+
+def evaluate(
+    model: Model,
+    data: Path,
+    split: str,
+    folder: Path,
+    weights: str | None,
+    device: torch.device,
+    pictures: bool,
+    progress: Progress | None,
+) -> Evaluation:
+    """Average precision of every class with intervals over patients, or over images where patients are not known."""
+    description = model.description
+    assert isinstance(description, DetectionModel)
+    dataset = read_detection_dataset(data)
+    _check(description, dataset, split)
+    network, cases, scored, rows = model.network.to(device), dataset.select(split), [], []
+    for number, case in enumerate(cases):
+        found, _ = detect_file(
+            network, case.image, len(description.channels), description.preprocess, device, THRESHOLD
+        )
+        truth = dataset.truth(case)
+        unit = case.patient if dataset.unit == "patient" else case.id
+        scored.append(Scored(case, image_boxes(
+            case.id, unit, truth.boxes, truth.labels, found.boxes, found.labels, found.scores, case.dims,
+        )))  # fmt: skip
+        rows.append((case.image.relative_to(dataset.root).as_posix(), found))
+        if progress:
+            progress(number + 1, len(cases))
+    ious = COCO_IOUS if description.preprocess.dims == 2 else (0.1, 0.25, 0.5)
+    scores = box_scores([one.boxes for one in scored], dataset.classes, dataset.unit, ious)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_detections(folder, rows, dataset.classes)
+    write_whole(folder / "cases.csv", _table(scored, dataset))
+    summary = {"split": split, "weights": weights or "shipped", **_summary(scores)}
+    write_whole(folder / "summary.json", json.dumps(summary, indent=1))
+    table = summary_table(summary)
+    if pictures:
+        _report(folder, dataset, scored, summary, table)
+    return Evaluation(folder, scored, summary, table)
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """Headers and rows for the console and the page; brackets hold the 95 % interval."""
+    ious = list(summary["mean_over_classes"]["at"])
+    shown = ious[:1] if len(ious) > 3 else ious
+    headers = ["class", "true boxes", *(f"AP{round(100 * float(iou))}" for iou in shown), "AP"]
+    groups = {**summary["classes"], "mean": summary["mean_over_classes"]}
+    rows = [
+        [name, str(g.get("boxes", "")), *(_cell(g["at"][iou]) for iou in shown), _cell(g["ap"])]
+        for name, g in groups.items()
+    ]
+    return headers, rows
+
+
+def _cell(value: dict[str, Any]) -> str:
+    if value["value"] is None:
+        return "no true box"
+    interval = "" if value["low"] is None else f" [{value['low']:.3f}, {value['high']:.3f}]"
+    return f"{value['value']:.3f}{interval}"
+
+
+def _summary(scores: BoxScores) -> dict[str, Any]:
+    def plain(one: Interval) -> dict[str, float | None]:
+        numbers = {"value": one.value, "low": one.low, "high": one.high}
+        return {name: None if v is None or np.isnan(v) else float(v) for name, v in numbers.items()}
+
+    def group(one: Any) -> dict[str, Any]:
+        return {"ap": plain(one.ap), "at": {str(iou): plain(v) for iou, v in one.at.items()}}
+
+    return {
+        "images": scores.images, "unit": scores.unit, "units": scores.units, "resamples": scores.resamples,
+        "mean_over_classes": group(scores),
+        "classes": {name: {"boxes": one.boxes, **group(one)} for name, one in scores.classes.items()},
+    }  # fmt: skip
+
+
+def _table(scored: list[Scored], dataset: DetectionDataset) -> str:
+    """One row an image and class: true boxes, and detections above SHOWN."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["case", "patient", "class", "true_boxes", f"detections_above_{SHOWN}"])
+    for one in scored:
+        for label, name in enumerate(dataset.classes):
+            part = one.boxes.only(label)
+            writer.writerow([one.case.id, one.case.patient, name, len(part.truth), int((part.scores > SHOWN).sum())])
+    return out.getvalue()
+
+
+def _report(
+    folder: Path, dataset: DetectionDataset, scored: list[Scored], summary: dict[str, Any], table: Table
+) -> None:
+    from medkd.data.detection_preprocess import read_pixels
+    from medkd.report.detections import Drawn, detection_grid
+    from medkd.report.page import Page
+
+    page = Page("Evaluation", f"{summary['images']} {summary['split']} images, {summary['units']} {summary['unit']}s")
+    page.table(*table, f"95 % intervals over {summary['unit']}s. A class without a true box has no AP.")
+    page.facts({"weights": summary["weights"], "detections count from score": THRESHOLD})
+    flat = [one for one in scored if one.case.dims == 2]
+    if flat:
+        picked = [flat[i] for i in np.linspace(0, len(flat) - 1, min(PICTURED, len(flat))).round().astype(int)]
+        drawn = []
+        for one in picked:
+            kept = one.boxes.scores > SHOWN
+            drawn.append(Drawn(
+                one.case.id, read_pixels(one.case.image), one.boxes.boxes[kept], one.boxes.labels[kept],
+                one.boxes.scores[kept], one.boxes.truth,
+            ))  # fmt: skip
+        picture = detection_grid(drawn, dataset.classes)
+        (folder / "overlays.png").write_bytes(picture)
+        page.section("Images")
+        page.picture(picture, f"True boxes in white, detections above {SHOWN} in colour.", "images with boxes")
+    page.write(folder / "report.html")
+
+
+def _check(description: DetectionModel, dataset: DetectionDataset, split: str) -> None:
+    problems = []
+    for name in ("classes", "channels"):
+        theirs, ours = getattr(description, name), getattr(dataset, name)
+        if theirs != ours:
+            problems.append(f"the model's {name} are {theirs}, the dataset's {ours}; they must be the same")
+    if not dataset.select(split):
+        problems.append(f"the dataset has no {split} case")
+    raise_all(problems)
