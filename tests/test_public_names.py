@@ -35,6 +35,9 @@ def test_methods_and_claims() -> None:
         "tgeo_kd", "distil", "ofa", "supervised_detection", "adabn", "static_labels", "detection_mean_teacher",
         "grounded_teacher",
     }  # fmt: skip
+    assert set(CLAIMS) == {
+        "bcp", "pld", "ofa", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy",
+    }  # fmt: skip
 
 
 def test_distillation_losses() -> None:

@@ -6,9 +6,6 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-<<<<<<< HEAD
-from medkd.distill.ofa_options import OfaOptions
-=======
 from medkd.detection.options import SupervisedDetectionOptions
 from medkd.detection.source_free_options import (
     AdaBNOptions,
@@ -16,6 +13,7 @@ from medkd.detection.source_free_options import (
     GroundedTeacherOptions,
     StaticLabelsOptions,
 )
+from medkd.distill.ofa_options import OfaOptions
 from medkd.distill.options import DistilOptions
 from medkd.distill.tgeo_kd_options import TgeoKdOptions
 from medkd.engine.options import MethodOptions, SupervisedOptions
