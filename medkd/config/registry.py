@@ -7,6 +7,12 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from medkd.detection.options import SupervisedDetectionOptions
+from medkd.detection.source_free_options import (
+    AdaBNOptions,
+    DetectionMeanTeacherOptions,
+    GroundedTeacherOptions,
+    StaticLabelsOptions,
+)
 from medkd.distill.ofa_options import OfaOptions
 from medkd.distill.options import DistilOptions
 from medkd.distill.tgeo_kd_options import TgeoKdOptions
@@ -34,7 +40,11 @@ MethodUnion = Annotated[
     | TgeoKdOptions
     | DistilOptions
     | OfaOptions
-    | SupervisedDetectionOptions,
+    | SupervisedDetectionOptions
+    | AdaBNOptions
+    | StaticLabelsOptions
+    | DetectionMeanTeacherOptions
+    | GroundedTeacherOptions,
     Field(discriminator="kind"),
 ]
 
