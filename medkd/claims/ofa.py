@@ -163,9 +163,9 @@ CLAIM = SmallClaim(
         f"*Setting:* digits, resized to {SIDE} x {SIDE}. The teacher is a convolutional network of four stages, "
         f"trained on {TAUGHT} labelled images; the student a mixer of {TOKENS} tokens with {BLOCKS} blocks, which sees "
         f"{LABELLED} of these, {TEST} others are the test; {STEPS} steps for every arm, no augmentation. Hinton: "
-        f"0.1 CE + 0.9 T² KL, T = 4. FitNet: CE + {FEATURE_WEIGHT:g} times the squared difference of the last features, "
-        "through a linear map. OFA: gamma 1, all weights 1, an exit after each block. No weight was tuned. The "
-        "paper's experiments are CIFAR-100 and ImageNet."
+        f"0.1 CE + 0.9 T² KL, T = 4. FitNet: CE + {FEATURE_WEIGHT:g} times the squared difference of the last "
+        "features, through a linear map. OFA: gamma 1, all weights 1, an exit after each block. No weight was tuned. "
+        "The paper's experiments are CIFAR-100 and ImageNet."
     ),
     arms={
         "teacher": "",
