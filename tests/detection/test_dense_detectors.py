@@ -10,6 +10,7 @@ from torchvision.ops import box_iou, sigmoid_focal_loss
 
 from medkd.data.targets import Target
 from medkd.detection.detectors.dense import Dense, DenseDetector
+from medkd.detection.detectors.monai_retinanet import MonaiRetinaNet
 from medkd.detection.detectors.options import (
     DenseOptions,
     FCOSOptions,
@@ -160,6 +161,28 @@ def test_the_axes_of_boxes_are_those_of_the_image(case: Case) -> None:
     assert (found.boxes <= high).all()
     assert found.probabilities is not None
     torch.testing.assert_close(found.probabilities.sum(1), torch.ones(len(found)))
+
+
+def test_outputs_and_matches_lie_where_the_picture_says(case: Case) -> None:
+    """A row of the outputs is the place of its anchor: what changes is near the spot; what matches is near the box."""
+    net, dims = detector(case).eval(), case[1]
+    blank = torch.zeros_like(images(dims, 1))
+    spot = blank.clone()
+    shape = blank.shape[2:]
+    at = [14, 70] if dims == 2 else [8, 36, 22]
+    spot[(0, 0, *(slice(c - 3, c + 3) for c in at))] = 20.0
+    before, after = net.outputs(blank), net.outputs(spot)
+    changed = (after.logits - before.logits).abs().sum((0, 2))[: before.counts[0]]
+    anchor = before.anchors[changed.argmax()]
+    centre = ((anchor[:dims] + anchor[dims:]) / 2).tolist()
+    by_axis = centre if isinstance(net, MonaiRetinaNet) else centre[::-1]
+    assert by_axis == pytest.approx(at, abs=12), shape
+    low, high = [c - 7.0 for c in at], [c + 7.0 for c in at]
+    box = torch.tensor([[*low, *high] if dims == 3 else [*low[::-1], *high[::-1]]])
+    matched = before.anchors[net.match(box, before) >= 0]
+    centres = ((matched[:, :dims] + matched[:, dims:]) / 2).mean(0).tolist()
+    by_axis = centres if isinstance(net, MonaiRetinaNet) else centres[::-1]
+    assert by_axis == pytest.approx(at, abs=8)
 
 
 def test_fcos_matches_points_near_the_centre_of_the_smallest_box_that_fits_the_level() -> None:

@@ -117,6 +117,10 @@ def test_weight_zero_removes_a_box_from_classification_and_objectness() -> None:
     changed = target(weight=torch.tensor([0.0, 1.0]), labels=torch.tensor([1, 2]))
     assert values(losses)[::2] == values(net.losses(images(1), [[changed]])[0])[::2]
     full, double = (net.losses(images(1), [[target(weight=torch.full((2,), w))]])[0] for w in (1.0, 2.0))
+    none = net.losses(images(1), [[target(weight=torch.zeros(2))]])[0]
+    steps = [values(one)[2] for one in (none, full, double)]
+    assert steps[1] - steps[0] == pytest.approx(steps[2] - steps[1], rel=1e-3)
+    assert steps[1] > steps[0] * 1.001
     parts = full.rois.loss.detach(), double.rois.loss.detach()
     foreground = full.rois.gt < K
     torch.testing.assert_close(parts[1][foreground], 2 * parts[0][foreground])
