@@ -46,7 +46,7 @@ class Task:
     primary = "none"
 
     def supervised_loss(self, output: Tensor, label: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise AssertionError("the methods measured here read no label")
 
     def evaluate(self, network: torch.nn.Module, limit: int | None = None) -> dict[str, float]:
         return {"none": 0.0}

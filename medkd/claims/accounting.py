@@ -76,8 +76,9 @@ def processor() -> str:
 
 
 def recipe_content(recipe: Recipe) -> dict[str, Any]:
-    """All that determines a run but the place of its data and the device it runs on."""
-    return recipe.model_dump(mode="json", exclude={"data", "runtime"})
+    """All that determines a run but the place of its data and the device it runs on; of `runtime` the precision."""
+    precision = {"runtime": {"precision": recipe.runtime.precision}}
+    return recipe.model_dump(mode="json", exclude={"data", "runtime"}) | precision
 
 
 def same_recipe(content: object, recipe: Recipe) -> bool:

@@ -12,8 +12,8 @@ from medkd.claims.digits import split, train
 from medkd.claims.small import SmallClaim, Statement
 from medkd.distill.losses.fitnets import FitNetLoss
 from medkd.distill.losses.hinton import hinton_kd_loss
+from medkd.distill.methods.forward import tapped
 from medkd.distill.methods.ofa import OneForAll
-from medkd.distill.methods.ofa_exits import tapped
 from medkd.distill.ofa_options import OfaOptions
 from medkd.engine.method import Batch, StepContext
 from medkd.engine.randomness import Draws, seeded

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medkd.distill.losses.dkd import DKDLoss
 from medkd.distill.losses.hinton import hinton_kd_loss
 from medkd.distill.losses.mgd import MGDLoss
-from medkd.distill.methods.distil import Distil, tapped
+from medkd.distill.methods.distil import Distil, forward
 from medkd.distill.options import DistilOptions
 from medkd.engine.method import Batch, StepContext
 from medkd.engine.randomness import Draws, generator
@@ -100,7 +100,7 @@ def test_features_are_those_of_the_named_modules() -> None:
     x = batch()["labelled"]
     with torch.no_grad():
         loss = method.step("student", {"labelled": x}, context()).loss
-        s, t = (tapped(n, ["upcat_1"], x.image)[1]["upcat_1"] for n in (method.student, method.teacher))
+        s, t = (forward(n, ["upcat_1"], x.image)[1]["upcat_1"] for n in (method.student, method.teacher))
         assert (s.shape[1], t.shape[1]) == (4, 8)
         mgd = method.losses[0]
         assert isinstance(mgd, MGDLoss)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medkd.distill.methods.forward import tapped
 from medkd.distill.methods.ofa import OneForAll
-from medkd.distill.methods.ofa_exits import OfaExits, PatchMerging, TokenExit, dry_shapes, tapped
+from medkd.distill.methods.ofa_exits import OfaExits, PatchMerging, TokenExit, dry_shapes
 from medkd.distill.ofa_options import OfaOptions
 from medkd.engine.method import Batch, StepContext
 from medkd.engine.randomness import Draws, generator, seeded

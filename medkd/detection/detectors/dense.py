@@ -8,6 +8,7 @@ Card, section 8: the regions that a relational module sees are the positive anch
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,27 +34,27 @@ class Dense:
     counts: list[int]
 
 
-class DenseDetector(nn.Module):
+class DenseDetector(nn.Module, ABC):
     """`Detector`; a subclass says what the outputs are, which anchors match, and how boxes are encoded."""
 
     classes: int
     nms: float
     most: int
 
-    def outputs(self, images: Tensor) -> Dense:
-        raise NotImplementedError
+    @abstractmethod
+    def outputs(self, images: Tensor) -> Dense: ...
 
+    @abstractmethod
     def match(self, boxes: Tensor, dense: Dense) -> Tensor:
         """(A,) the box (N, 2 D), N > 0, of each anchor, BACKGROUND or IGNORED."""
-        raise NotImplementedError
 
+    @abstractmethod
     def box_losses(self, codes: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
         """(n,) losses of n positive anchors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def found(self, logits: Tensor, codes: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores (A, K) and boxes (A, 2 D) of one image."""
-        raise NotImplementedError
 
     def losses(
         self, images: Tensor, target_sets: Sequence[TargetSet], classification: Classification | None = None

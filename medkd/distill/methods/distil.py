@@ -8,18 +8,16 @@ candidate that is evaluated and shipped is the student alone.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from medkd.distill.losses.attention_transfer import AttentionTransferLoss
-from medkd.distill.methods.tgeo_kd import logits_of
+from medkd.distill.methods.forward import dry, dry_image, main_logits, tapped
 from medkd.distill.options import DistilOptions, FeatureLossOptions, LossOptions
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
-from medkd.engine.taps import replaced
 from medkd.engine.teachers import FrozenTeacher
 from medkd.errors import InputError
 
@@ -47,9 +45,9 @@ class Distil(Method):
         self.paths = tuple(sorted({path for pair in pairs for path in (pair[side],)}) for side in (0, 1))
         known("student", student, self.paths[0])
         known("teacher", teacher, self.paths[1])
-        image = dry_image(student, options.dry_size)
-        with torch.no_grad(), evaluating(student):
-            mine, (_, theirs) = tapped(student, self.paths[0], image)[1], tapped(self.teacher, self.paths[1], image)
+        image = dry_image(student, (), side=options.dry_size)
+        with dry(student):
+            mine, theirs = (forward(n, p, image)[1] for n, p in zip((student, self.teacher), self.paths))
         classes = mine[LOGITS].shape[1]
         if theirs[LOGITS].shape[1] != classes:
             raise InputError(
@@ -67,8 +65,8 @@ class Distil(Method):
     def step(self, turn: str, batch: Mapping[str, Batch], ctx: StepContext) -> StepOutput:
         x = batch["labelled"]
         # 1. Both see the same image.
-        output, mine = tapped(self.student, self.paths[0], x.image)
-        _, theirs = tapped(self.teacher, self.paths[1], x.image)
+        output, mine = forward(self.student, self.paths[0], x.image)
+        _, theirs = forward(self.teacher, self.paths[1], x.image)
 
         # 2. The task's loss on the labels, and every loss against the teacher at its weight of now.
         labelled = ctx.task.supervised_loss(output, x.labels)
@@ -113,21 +111,13 @@ def paths_of(options: LossOptions) -> tuple[str, str]:
     return LOGITS, LOGITS
 
 
-def tapped(network: nn.Module, paths: Sequence[str], image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def forward(network: nn.Module, paths: Sequence[str], image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The raw output of a network, and by path the tensors its modules gave, with its full-resolution logits."""
     inside = network.network if isinstance(network, FrozenTeacher) else network
     assert isinstance(inside, nn.Module)
-    found: dict[str, Tensor] = {}
-
-    def keep(path: str, output: Tensor) -> Tensor:
-        if not isinstance(output, Tensor):
-            raise InputError(f"{path} of {type(inside).__name__} gives a {type(output).__name__}, not one tensor")
-        found[path] = output
-        return output
-
-    with replaced(inside, [path for path in paths if path != LOGITS], keep):
+    with tapped(inside, [path for path in paths if path != LOGITS]) as found:
         output: Tensor = network(image)
-    return output, {**found, LOGITS: logits_of(lambda _: output, image)}
+    return output, {**found, LOGITS: main_logits(output, image)}
 
 
 def known(side: str, network: nn.Module, paths: Sequence[str]) -> None:
@@ -140,27 +130,6 @@ def known(side: str, network: nn.Module, paths: Sequence[str]) -> None:
                 f"the {side}, {type(network).__name__}, has no module {path!r}; it has "
                 f"{', '.join(near or [m for m in modules if m and '.' not in m])}"
             )
-
-
-def dry_image(network: nn.Module, size: int) -> Tensor:
-    """An empty image (1, C, *S) of the channels and axes that the first convolution of a network takes."""
-    for module in network.modules():
-        for dims, kind in ((2, nn.Conv2d), (3, nn.Conv3d)):
-            if isinstance(module, kind):
-                return module.weight.new_zeros(1, module.in_channels, *[size] * dims)
-    raise InputError(f"{type(network).__name__} has no convolution, from which distil learns the shape of its images")
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """In eval mode inside, every module in its own mode again afterwards."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def ramped(share: float, ctx: StepContext) -> float:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from medkd.distill.losses.ofa import OFALoss
-from medkd.distill.methods.ofa_exits import OfaExits, dry_shapes, tapped
-from medkd.distill.methods.tgeo_kd import logits_of
+from medkd.distill.methods.forward import dry_image, logits_of, main_logits, tapped
+from medkd.distill.methods.ofa_exits import OfaExits, dry_shapes
 from medkd.distill.ofa_options import OfaOptions
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
 from medkd.engine.teachers import FrozenTeacher
@@ -30,7 +29,7 @@ class OneForAll(Method):
         taps = options.taps or tuple(encoder_levels(student))
         if not taps:
             raise InputError(f"the encoder levels of {type(student).__name__} are not known; name modules in ofa.taps")
-        shapes = dry_shapes(student, taps, dry_image(student, options.input_size))
+        shapes = dry_shapes(student, taps, dry_image(student, options.input_size, side=32))
         self.exits = OfaExits(shapes, options.classes, options.width, options.dense)
         self.loss = OFALoss(options.gamma, options.temperature, options.form, options.kd_weight, options.exit_weight)
 
@@ -44,7 +43,7 @@ class OneForAll(Method):
         # 2. The student's final logits, and those of its exits.
         with tapped(self.student, self.exits.paths) as features:
             output = self.student(x.image)
-        logits = logits_of(lambda _: output, x.image)
+        logits = main_logits(output, x.image)
         self.check(teacher, logits)
         exits = self.exits(features, logits.shape[2:])
         # 3. The task's loss, and the teacher's with its target class enhanced.
@@ -59,11 +58,3 @@ class OneForAll(Method):
                     f"ofa.classes is {self.options.classes}, but the {who} tells {logits.shape[1]} classes apart; "
                     "both must be those of the dataset"
                 )
-
-
-def dry_image(network: nn.Module, size: tuple[int, ...]) -> Tensor:
-    """Zeros in the shape that the first convolution takes: (1, C, *size), 32 pixels an axis if not given."""
-    first = next((p for p in network.parameters() if p.ndim > 2), None)
-    if first is None:
-        raise InputError(f"{type(network).__name__} has no convolution to tell the shape of its input from")
-    return torch.zeros(1, first.shape[1], *(size or (32,) * (first.ndim - 2)), device=first.device, dtype=first.dtype)

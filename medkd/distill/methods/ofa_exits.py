@@ -9,8 +9,7 @@ Exits are trained with the student and never ship. Source: Hao et al., NeurIPS 2
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from math import isqrt
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medkd.distill.losses.projectors import BATCH_NORM, CONVOLUTION, convolution
-from medkd.engine.taps import replaced
+from medkd.distill.methods.forward import dry, tapped
 from medkd.errors import InputError
 
 GRID = 7  # tokens a side at most, after merging
@@ -26,27 +25,10 @@ HEADS = 4
 INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
-@contextmanager
-def tapped(network: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Inside the block, the dict holds the output of each module in `paths` at its last forward."""
-    found: dict[str, Tensor] = {}
-
-    def keep(path: str, output: Tensor) -> Tensor:
-        found[path] = output
-        return output
-
-    with replaced(network, paths, keep):
-        yield found
-
-
 def dry_shapes(network: nn.Module, paths: Sequence[str], image: Tensor) -> dict[str, torch.Size]:
     """The shape of each tapped tensor for an image (B, C, *S), from one forward that leaves no trace."""
-    training = {module: module.training for module in network.modules()}
-    network.eval()
-    with torch.no_grad(), tapped(network, paths) as found:
+    with dry(network), tapped(network, paths) as found:
         network(image)
-    for module, mode in training.items():
-        module.training = mode
     return {path: found[path].shape for path in paths}
 
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medkd.distill.losses.shared import softened_kl
+from medkd.distill.methods.forward import logits_of
 from medkd.distill.tgeo_kd_options import TgeoKdOptions
 from medkd.engine.bilevel import Network, outer_loss
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
 from medkd.engine.teachers import FrozenTeacher
-from medkd.engine.tensors import at_least_float32
 from medkd.errors import InputError
 
 
@@ -110,13 +110,6 @@ def controller(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
         layers += [nn.Linear(width, size), nn.LeakyReLU()]
         width = size
     return nn.Sequential(*layers, nn.Linear(width, 1))
-
-
-def logits_of(network: Network, image: Tensor) -> Tensor:
-    """Full-resolution logits (B, K, *S), float32 at least."""
-    output = network(image)
-    output = output[:, 0] if output.ndim > image.ndim else output
-    return at_least_float32(output)
 
 
 def one_hot(label: Tensor, like: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 @dataclass(frozen=True)
-class Setup:
+class Setup(ABC):
     """Everything a recipe is built into before the first step. A task derives its own and fills in the methods."""
 
     recipe: Recipe
@@ -32,17 +33,17 @@ class Setup:
     network: Networks
     phases: list[Phase]
 
+    @abstractmethod
     def first_batch(self) -> bytes:
         """A PNG of the first labelled batch, as the network gets it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self, trained: dict[str, Any]) -> ModelDescription:
         """What model.yaml says of the network that the last phase trained."""
-        raise NotImplementedError
 
+    @abstractmethod
     def card(self, description: ModelDescription) -> str:
         """model_card.md, in Markdown."""
-        raise NotImplementedError
 
     def scored(self, score: float) -> dict[str, Any]:
         """The validation score that chose the weights, as a model's `trained` records it."""

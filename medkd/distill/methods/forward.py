@@ -1,0 +1,64 @@
+"""What methods ask of a network whose inside they compare: logits, tensors by path, and their shapes in a dry pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from medkd.engine.taps import replaced
+from medkd.engine.tensors import at_least_float32
+from medkd.errors import InputError
+
+
+def logits_of(network: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    """Full-resolution logits (B, K, *S), float32 at least."""
+    return main_logits(network(image), image)
+
+
+def main_logits(output: Tensor, image: Tensor) -> Tensor:
+    """The full-resolution logits of a raw output, which may stack those of deeper levels."""
+    return at_least_float32(output[:, 0] if output.ndim > image.ndim else output)
+
+
+@contextmanager
+def tapped(network: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Inside the block, the dict holds the output of each module in `paths` at its last forward.
+
+    Raises InputError for a module that gives no single tensor.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(path: str, output: Tensor) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise InputError(f"{path} of {type(network).__name__} gives a {type(output).__name__}, not one tensor")
+        found[path] = output
+        return output
+
+    with replaced(network, paths, keep):
+        yield found
+
+
+@contextmanager
+def dry(network: nn.Module) -> Iterator[None]:
+    """In eval mode and without gradient inside, every module in its own mode again afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def dry_image(network: nn.Module, size: tuple[int, ...], side: int) -> Tensor:
+    """An empty image (1, C, *size) of the channels and axes that the first convolution takes; `side` an axis if size
+    is empty. Raises InputError for a network without one."""
+    for module in network.modules():
+        for dims, kind in ((2, nn.Conv2d), (3, nn.Conv3d)):
+            if isinstance(module, kind):
+                return module.weight.new_zeros(1, module.in_channels, *(size or (side,) * dims))
+    raise InputError(f"{type(network).__name__} has no convolution to tell the shape of its input from")
