@@ -177,7 +177,8 @@ CLAIM = SmallClaim(
         "the published CIFAR code does; *bilevel*: through a virtual step, on held-out samples. **Second version:** in "
         "the first (lines of version 1, 6 seeds) the controller had the weight decay of the released code, 0.05; its "
         "gradients are far smaller than that, it became constant (mean alpha 0.439 for both groups), and bilevel over "
-        "fixed was +0.009 accuracy. The published tables come from code that the card finds faulty."
+        "fixed was +0.009 accuracy. Seeds 6 to 11 were first run with this version. The "
+        "published tables come from code that the card finds faulty."
     ),
     arms={
         "labels": "alpha 0",
@@ -201,6 +202,6 @@ CLAIM = SmallClaim(
         Statement("bilevel", "labels", "accuracy", claimed=False),
     ),
     run=run,
-    seeds=6,
+    seeds=12,
     version=2,
 )
