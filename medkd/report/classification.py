@@ -21,7 +21,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> bytes:
     if counts.shape != (k, k):
         raise InputError(f"the confusion has the shape {counts.shape}; {k} classes need ({k}, {k})")
     side = max(2.2, 0.42 * k)
-    figure = _figure(side + 1.6, side + 0.9)
+    figure = _figure(side + 1.1, side + 0.9)
     ax = figure.subplots()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -43,13 +43,14 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> bytes:
 
 
 def reliability_diagram(cases: np.ndarray, probability: np.ndarray, accuracy: np.ndarray) -> bytes:
-    """Accuracy against mean probability of bins of equal width, above the cases in each; all (bins,). The dashed
-    diagonal is perfect calibration."""
+    """Accuracy against mean probability of bins of equal width, above the cases in each, which also size the dots; all
+    (bins,). The dashed diagonal is perfect calibration."""
     bins, kept = len(cases), cases > 0
     figure = _figure(4.0, 4.6)
     ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     ax.plot([0, 1], [0, 1], color=FAINT, lw=1, ls="dashed")
-    ax.plot(probability[kept], accuracy[kept], "o-", color=COLOURS[0], ms=5, lw=1.3, mec="white", mew=0.6)
+    area = 12 + 150 * cases[kept] / cases.sum()
+    ax.scatter(probability[kept], accuracy[kept], area, COLOURS[0], edgecolors="white", linewidths=0.6, zorder=3)
     ax.set(xlim=(0, 1), ylim=(-0.02, 1.02))
     ax.set_ylabel("share that is right", size=NORMAL, color=INK)
     below.bar((np.arange(bins) + 0.5) / bins, cases, width=0.9 / bins, color=COLOURS[0], alpha=0.5)
