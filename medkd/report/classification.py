@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -31,7 +32,9 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> bytes:
                 colour = "white" if shares[row, column] > 0.6 else INK
                 ax.text(column, row, f"{counts[row, column]}", ha="center", va="center", size=SMALL, color=colour)
     names = [shorten(name, 1.2, NORMAL) for name in classes]
-    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
+    turned: dict[str, Any] = (
+        {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
+    )
     ax.set_xticks(range(k), names, size=NORMAL, parse_math=False, **turned)
     ax.set_yticks(range(k), names, size=NORMAL, parse_math=False)
     ax.set_xlabel("predicted", size=NORMAL, color=INK)

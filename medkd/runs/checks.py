@@ -54,9 +54,10 @@ def check_teacher(recipe: Any, dataset: DatasetFolder, kind: type[ModelDescripti
 
     kind: what describes the models of the task. preprocess: the options of it that change what a network sees.
     """
-    teacher: Any = load_model(Path(recipe.teacher)).description
-    if not isinstance(teacher, kind):
-        raise InputError(f"teacher {recipe.teacher} is a model of {teacher.task}; the recipe's task is {recipe.task}")
+    found = load_model(Path(recipe.teacher)).description
+    if not isinstance(found, kind):
+        raise InputError(f"teacher {recipe.teacher} is a model of {found.task}; the recipe's task is {recipe.task}")
+    teacher: Any = found  # which has a preprocess
     problems = []
     for name in ("classes", "channels"):
         theirs, ours = getattr(teacher, name), getattr(dataset, name)
