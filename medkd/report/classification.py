@@ -53,7 +53,9 @@ def reliability_diagram(cases: np.ndarray, probability: np.ndarray, accuracy: np
     ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     ax.plot([0, 1], [0, 1], color=FAINT, lw=1, ls="dashed")
     area = 12 + 150 * cases[kept] / cases.sum()
-    ax.scatter(probability[kept], accuracy[kept], area, COLOURS[0], edgecolors="white", linewidths=0.6, zorder=3)
+    ax.scatter(
+        probability[kept], accuracy[kept], area, COLOURS[0], edgecolors="white", linewidths=0.6, zorder=3, clip_on=False
+    )
     ax.set(xlim=(0, 1), ylim=(-0.02, 1.02))
     ax.set_ylabel("share that is right", size=NORMAL, color=INK)
     below.bar((np.arange(bins) + 0.5) / bins, cases, width=0.9 / bins, color=COLOURS[0], alpha=0.5)
@@ -74,7 +76,7 @@ def image_sheet(images: Sequence[np.ndarray], titles: Sequence[tuple[str, str]],
         flat = image[..., 0]
         shades = image if image.shape[-1] == 3 else np.repeat(grey(flat, grey_limits(flat))[..., None], 3, 2)
         ax.imshow(shades.clip(0, 1), aspect="equal", interpolation_stage="rgba")
-        ax.set_title(shorten(f"{kind}  {name}", panel, SMALL), size=SMALL, pad=3, parse_math=False)
+        ax.set_title(shorten(f"{kind}  {name}", 0.9 * panel, SMALL), size=SMALL, pad=3, parse_math=False)
     return png(figure)
 
 

@@ -90,6 +90,34 @@ def test_validation_scores_are_those_of_the_images(dataset: ClassificationDatase
     assert task.evaluate(network, limit=2).keys() == found.keys()
 
 
+class OneOfTwo:
+    """A rank of two that keeps the rows it would send."""
+
+    device, world = CPU, 2
+
+    def __init__(self, rank: int):
+        self.rank, self.rows = rank, torch.zeros(0)
+
+    def share(self, items: range) -> list[int]:
+        return list(items[self.rank :: 2])
+
+    def gather(self, rows: torch.Tensor, total: int) -> torch.Tensor:
+        self.rows = rows
+        return torch.full((total, rows.shape[1]), 0.5)
+
+
+def test_each_rank_looks_at_its_share(dataset: ClassificationDataset) -> None:
+    loss, cases = ClassificationLoss().build([1, 1]), dataset.select("val")
+    parts = [OneOfTwo(0), OneOfTwo(1)]
+    for part in parts:
+        ClassificationTask(loss, dataset, cases, PREPROCESS, part, "auc").evaluate(Means(), limit=7)
+    assert [len(part.rows) for part in parts] == [4, 3]
+    arrays = image_arrays(dataset.root, cases, PREPROCESS, canonical=True)
+    images = torch.stack([arrays.image(n) for n in range(7)])
+    for part in parts:
+        torch.testing.assert_close(part.rows, Means()(images).softmax(1)[part.rank :: 2])
+
+
 def test_a_batch_is_the_images_with_their_classes(dataset: ClassificationDataset) -> None:
     batch = stream(dataset).batch(3)
     assert batch.image.shape == (8, 1, 20, 20)
