@@ -52,10 +52,8 @@ def reliability_diagram(cases: np.ndarray, probability: np.ndarray, accuracy: np
     figure = _figure(4.0, 4.6)
     ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     ax.plot([0, 1], [0, 1], color=FAINT, lw=1, ls="dashed")
-    area = 12 + 150 * cases[kept] / cases.sum()
-    ax.scatter(
-        probability[kept], accuracy[kept], area, COLOURS[0], edgecolors="white", linewidths=0.6, zorder=3, clip_on=False
-    )
+    style: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.6, "zorder": 3, "clip_on": False}
+    ax.scatter(probability[kept], accuracy[kept], 12 + 150 * cases[kept] / cases.sum(), COLOURS[0], **style)
     ax.set(xlim=(0, 1), ylim=(-0.02, 1.02))
     ax.set_ylabel("share that is right", size=NORMAL, color=INK)
     below.bar((np.arange(bins) + 0.5) / bins, cases, width=0.9 / bins, color=COLOURS[0], alpha=0.5)

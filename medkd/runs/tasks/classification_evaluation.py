@@ -141,8 +141,8 @@ def _report(
     page = Page("Evaluation", f"{scores.cases} {summary['split']} images, {scores.units} {scores.unit}s")
     page.table(
         *table,
-        f"95 % intervals over {scores.unit}s. AUC: each class against the rest. An interval of no width says only that no "
-        "error was seen: among n cases up to 3 / n of errors can stay unseen.",
+        f"95 % intervals over {scores.unit}s. AUC: each class against the rest. An interval of no width says only "
+        "that no error was seen: among n cases a share of up to 3 / n can stay unseen.",
     )
     page.facts({
         "accuracy": _cell(summary["accuracy"]), "balanced accuracy": _cell(summary["balanced_accuracy"]),
