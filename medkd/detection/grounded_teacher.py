@@ -43,9 +43,7 @@ class GroundedTeacher(MeanTeacherDetector):
         if o.source_matrix:
             self.context("source").start_from(read_matrix(Path(o.source_matrix), self.context("source")))
         channels, sides = int(student.channels), [o.crop_side] * int(student.dims)  # type: ignore[arg-type]
-        self.banks = nn.ModuleDict(
-            {name: CropBank(classes, channels, sides, o.bank) for name in ("source", "target")}
-        )
+        self.banks = nn.ModuleDict({name: CropBank(classes, channels, sides, o.bank) for name in ("source", "target")})
         self.mix = RelationMix(o.mixing)
         self.collected_at: dict[str, int] = {}  # the iteration whose counts each context holds
         self.seen: list[tuple[str, Tensor, list[Target]]] = []  # crops of this iteration, for the banks

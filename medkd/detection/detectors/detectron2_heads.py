@@ -2,7 +2,7 @@
 
 Anchors, matchers, samplers, box coders, normalisers and the names of the weights are detectron2's; the parts are in its
 registries under the names of the classes. Labels travel as fields of `Instances`: what begins with `gt_` follows a box
-to the proposals that are matched to it. Importing this module needs detectron2; losses need an EventStorage around them.
+to the proposals that are matched to it. Importing this module needs detectron2; losses need an EventStorage around.
 """
 
 from __future__ import annotations
@@ -95,13 +95,13 @@ class MedkdROIHeads(StandardROIHeads):
         """detectron2's samples; what is background has the label background, weight 1 and no box to go to."""
         sampled: list[Instances] = super().label_and_sample_proposals(proposals, targets)
         for one in sampled:
-            gt, known = one.gt_classes, one.has("gt_boxes")
+            gt, known = one.gt_classes, one.has("gt_soft")  # not of boxless images, nor of detectron2's own callers
             background = gt == self.num_classes
             soft, weight = F.one_hot(gt, self.num_classes + 1).float(), torch.ones_like(gt, dtype=torch.float32)
             one.gt_soft = torch.where(background[:, None], soft, one.gt_soft) if known else soft
             one.gt_weight = torch.where(background, weight, one.gt_weight) if known else weight
             one.gt_regress = ~background & one.gt_regress if known else ~background
-            one.gt_boxes = one.gt_boxes if known else one.proposal_boxes
+            one.gt_boxes = one.gt_boxes if one.has("gt_boxes") else one.proposal_boxes
         return sampled
 
     def read(self, features: dict[str, Tensor], boxes: list[Boxes]) -> tuple[Tensor, Tensor]:
@@ -123,9 +123,12 @@ class MedkdROIHeads(StandardROIHeads):
             none = torch.zeros(0, dtype=torch.int64, device=logits.device)
             return RoIs(logits, none, torch.zeros_like(logits), logits.sum(1)), deltas.sum()
         gt, soft, weight, regress = (
-            torch.cat([one.get(name) for one in sampled]) for name in ("gt_classes", "gt_soft", "gt_weight", "gt_regress")
+            torch.cat([one.get(name) for one in sampled])
+            for name in ("gt_classes", "gt_soft", "gt_weight", "gt_regress")
         )
-        start, wanted = (Boxes.cat([one.get(name) for one in sampled]).tensor for name in ("proposal_boxes", "gt_boxes"))
+        start, wanted = (
+            Boxes.cat([one.get(name) for one in sampled]).tensor for name in ("proposal_boxes", "gt_boxes")
+        )
         predictor = self.box_predictor
         box = predictor.box_reg_loss(start, wanted, deltas, torch.where(regress, gt, self.num_classes))
         rois = RoIs(logits, gt, soft, soft_cross_entropy(logits, soft) * weight)

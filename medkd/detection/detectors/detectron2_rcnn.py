@@ -134,7 +134,9 @@ def configuration(settings: dict[str, Any], channels: int, classes: int) -> CfgN
         for name, (stock, _) in OURS.items()
         if at[name] != stock
     ]
-    wrong += [f"detector.settings.MODEL.{name} is {at[name]!r}; boxes alone are trained: false" for name in OFF if at[name]]
+    wrong += [
+        f"detector.settings.MODEL.{name} is {at[name]!r}; boxes alone are trained: false" for name in OFF if at[name]
+    ]
     asked = settings.get("MODEL", {}).get("ROI_HEADS", {}).get("NUM_CLASSES", classes)
     if asked != classes:
         wrong.append(f"detector.settings.MODEL.ROI_HEADS.NUM_CLASSES is {asked}; the data have {classes} classes")
