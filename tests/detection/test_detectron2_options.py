@@ -135,3 +135,18 @@ def test_merging_changes_neither_tree() -> None:
 def test_a_missing_config(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         read_config(tmp_path / "no.yaml")
+
+
+def test_the_pages_the_message_and_the_container_install_it_alike() -> None:
+    """One way, in four places; and the container's commit is the one that the log was made with."""
+    container = (ROOT / "docker" / "detectron2.Dockerfile").read_text()
+    pages = [container, (ROOT / "README.md").read_text(), (ROOT / "docs" / "detection.md").read_text()]
+    for text in (*pages, options.INSTALL_DETECTRON2):
+        for part in (
+            "'setuptools<81' wheel",
+            "--no-build-isolation",
+            "git+https://github.com/facebookresearch/detectron2",
+        ):
+            assert part in text
+    (commit,) = re.findall(r"^ARG DETECTRON2=([0-9a-f]{40})$", container, re.MULTILINE)
+    assert commit in (ROOT / "docs" / "results" / "detectron2_tests.log").read_text()

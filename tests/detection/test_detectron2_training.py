@@ -33,12 +33,13 @@ from medkd.runs.train import train
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed; it is built from source: docs/detection.md")
 
+ANCHORS = {"SIZES": [[16], [32], [64], [128], [256]]}
 THIN: dict[str, Any] = {
     "MODEL": {
         "BACKBONE": {"FREEZE_AT": 0},
         "RESNETS": {"NORM": "BN", "STEM_OUT_CHANNELS": 8, "RES2_OUT_CHANNELS": 8, "WIDTH_PER_GROUP": 4},
         "FPN": {"OUT_CHANNELS": 16},
-        "ANCHOR_GENERATOR": {"SIZES": [[16], [32], [64], [128], [256]]},
+        "ANCHOR_GENERATOR": ANCHORS,
         "RPN": {"POST_NMS_TOPK_TRAIN": 50, "POST_NMS_TOPK_TEST": 50},
         "ROI_HEADS": {"BATCH_SIZE_PER_IMAGE": 64},
         "ROI_BOX_HEAD": {"FC_DIM": 32},
@@ -168,3 +169,39 @@ def test_from_a_recipe_to_detections_and_on_to_another_site(tmp_path: Path) -> N
     names = load_file(tmp_path / "adapted" / "model" / "model.safetensors").keys()
     assert names == load_file(tmp_path / "source" / "model" / "model.safetensors").keys()
     assert {name.split(".")[0] for name in names} == {"backbone", "proposal_generator", "roi_heads"}
+
+
+@pytest.mark.slow
+def test_a_resnet_50_learns_and_a_run_that_was_cut_goes_on(tmp_path: Path) -> None:
+    """detectron2's own sizes, from random weights: 20 images, 50 steps."""
+    data = write_cells(tmp_path / "cells", train=20).root
+    network = {"BACKBONE": {"FREEZE_AT": 0}, "RESNETS": {"NORM": "BN"}, "ANCHOR_GENERATOR": ANCHORS}
+    phases = [{"name": "source", "steps": 50, "validate_every": 50, "method": {"kind": "supervised_detection"},
+               "optimizer": {"kind": "adamw", "lr": 0.0003, "clip": 10.0}}]  # fmt: skip
+    wanted = recipe(data, phases, detector={"kind": "detectron2", "settings": {"MODEL": network}}, save_every=25)
+    train(wanted, tmp_path / "whole")
+    log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    losses = [sum(v for k, v in row.items() if k.startswith("loss_")) for row in log if "loss_box" in row]
+    print("loss at steps 20, 40, 50:", [round(v, 3) for v in losses])
+    assert losses[-1] < 0.7 * losses[0]
+
+    class Cut(Exception):
+        pass
+
+    def stops(setup: Any) -> Any:
+        stream = setup.phases[0].streams["labelled"]
+
+        class Stream:
+            def batch(self, step: int) -> Any:
+                if step == 30:
+                    raise Cut
+                return stream.batch(step)
+
+        setup.phases[0].streams["labelled"] = Stream()
+        return setup.task
+
+    with pytest.raises(Cut):
+        train(wanted, tmp_path / "cut", watch=stops)
+    train(wanted, tmp_path / "cut", resume=True)
+    whole, cut = (load_file(tmp_path / name / "weights" / "last.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
