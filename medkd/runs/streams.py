@@ -11,6 +11,7 @@ from medkd.data.streams import ArrayStream
 from medkd.engine.randomness import key
 from medkd.engine.runtime import Runtime
 from medkd.errors import InputError
+from medkd.runs.teachers import stored_signals, teacher_arrays
 
 
 def make_streams(
@@ -20,11 +21,13 @@ def make_streams(
     needs = {need for phase in recipe.phases for need in phase.method.needs}
     held_out = held_out_cases(recipe, dataset)
     labelled = {case.id for case in dataset.select("train", labelled=True)}
+    teacher, signals = teacher_arrays(recipe, dataset), stored_signals(recipe, dataset)
     cases = {"labelled": frozenset(labelled - held_out), "held_out": held_out, "unlabelled": None}
     return {
         name: ArrayStream(
             arrays, name, name != "unlabelled", options.size, recipe.preprocess.patch, options.augment, recipe.seed,
             runtime.device, options.foreground, cases[name], runtime.rank, runtime.world,
+            teacher if name == "labelled" else None, signals if name == "labelled" else None,
         )
         for name, options in recipe.streams().items()
         if name in needs
