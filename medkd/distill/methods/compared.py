@@ -73,8 +73,3 @@ def known(side: str, network: nn.Module, paths: Sequence[str]) -> None:
                 f"the {side}, {type(network).__name__}, has no module {path!r}; it has "
                 f"{', '.join(near or [m for m in modules if m and '.' not in m])}"
             )
-
-
-def all_logits(losses: Sequence[LossOptions]) -> bool:
-    """Whether nothing of a teacher but its logits is compared."""
-    return all(path == LOGITS for loss in losses for path in loss.paths()[1])

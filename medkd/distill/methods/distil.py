@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medkd.distill.loss_options import LOGITS, LossOptions
 from medkd.distill.methods.banks import Banks
-from medkd.distill.methods.compared import Found, all_logits, compared, known, pooled
+from medkd.distill.methods.compared import Found, compared, known, pooled
 from medkd.distill.methods.forward import dry, dry_image, inside, main_logits, tapped, teacher_logits, tried
 from medkd.distill.options import DistilOptions
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
@@ -43,6 +43,8 @@ class Distil(Method):
         mine, theirs = (sorted({p for loss in options.losses for p in loss.paths()[side]}) for side in (0, 1))
         self.paths = [p for p in mine if p != LOGITS], [p for p in theirs if p != LOGITS]
         known("student", student, self.paths[0])
+        if isinstance(self.teacher, StoredTeacher):
+            logits_alone(options)
         known("teacher", inside(self.teacher), self.paths[1])
         found = self.dry_pass()
         self.classes = found[0][LOGITS].shape[1]
@@ -56,19 +58,15 @@ class Distil(Method):
     def dry_pass(self) -> tuple[Found, Found]:
         """The tensors of both sides for an empty image."""
         mine = self.tried("student", self.student, self.paths[0])
-        if not isinstance(self.teacher, StoredTeacher):
-            theirs = self.tried("teacher", self.teacher, self.paths[1])
-        elif all_logits(self.options.losses):
-            theirs = {LOGITS: mine[LOGITS].new_zeros(1, self.teacher.classes, *mine[LOGITS].shape[2:])}
+        if isinstance(self.teacher, StoredTeacher):
+            theirs: Found = {LOGITS: mine[LOGITS].new_zeros(1, self.teacher.classes, *mine[LOGITS].shape[2:])}
         else:
-            features = ", ".join(loss.kind for loss in self.options.losses if not all_logits([loss]))
-            raise InputError(f"a stored teacher has logits alone, and losses has {features}: give teacher: MODEL")
-        for name, found in (("student", mine), ("teacher", theirs)):
-            if found[LOGITS].shape[1] != mine[LOGITS].shape[1]:
-                raise InputError(
-                    f"the {name} tells {found[LOGITS].shape[1]} classes apart, the student {mine[LOGITS].shape[1]}; "
-                    "distil from a teacher of the same classes in the same order"
-                )
+            theirs = self.tried("teacher", self.teacher, self.paths[1])
+        if theirs[LOGITS].shape[1] != mine[LOGITS].shape[1]:
+            raise InputError(
+                f"the teacher tells {theirs[LOGITS].shape[1]} classes apart, the student {mine[LOGITS].shape[1]}; "
+                "distil from a teacher of the same classes in the same order"
+            )
         return mine, theirs
 
     def tried(self, side: str, network: nn.Module, paths: list[str]) -> Found:
@@ -155,6 +153,14 @@ class Distil(Method):
 
     def after_step(self, ctx: StepContext) -> None:
         self.banks.update(self.losses, ctx)
+
+
+def logits_alone(options: DistilOptions) -> None:
+    """Raise InputError for losses that read a teacher's features."""
+    if features := [loss.kind for loss in options.losses if any(path != LOGITS for path in loss.paths()[1])]:
+        raise InputError(
+            f"a stored teacher has logits alone, and losses has {', '.join(features)}: give teacher: MODEL"
+        )
 
 
 def ramped(share: float, ctx: StepContext) -> float:
