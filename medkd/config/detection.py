@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, PositiveInt
 
 from medkd.config.recipe import Recipe, StreamOptions
-from medkd.data.detection_options import DetectionAugment, DetectionPreprocess
+from medkd.data.detection_options import DetectionAugment
+from medkd.data.image_options import ImagePreprocess
 from medkd.detection.detectors.options import DetectorUnion, FasterRCNNOptions
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class DetectionRecipe(Recipe):
     """A detector, the images it sees, and how it is trained."""
 
     task: Literal["detection"] = "detection"
-    preprocess: DetectionPreprocess = DetectionPreprocess()
+    preprocess: ImagePreprocess = ImagePreprocess()
     detector: DetectorUnion = FasterRCNNOptions()
     backbone_weights: str | None = Field(None, description="safetensors of the backbone, such as ImageNet's")
     labelled: DetectionStreamOptions = DetectionStreamOptions()
@@ -34,6 +35,10 @@ class DetectionRecipe(Recipe):
 
     def streams(self) -> dict[str, DetectionStreamOptions]:
         return {"labelled": self.labelled, "unlabelled": self.unlabelled}
+
+    @property
+    def score(self) -> str:
+        return {2: "AP50", 3: "AP10"}[self.preprocess.dims]
 
     def network_options(self, phase: int) -> DetectorUnion:
         return self.detector

@@ -64,6 +64,11 @@ class Recipe(Options):
         """The data streams by the name a method reads them under."""
         raise NotImplementedError(f"{type(self).__name__} does not implement streams")
 
+    @property
+    def score(self) -> str:
+        """What the validation score that selects the checkpoint is called in words."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement score")
+
     def network_options(self, phase: int) -> Any:
         """The options of the network that the phase trains."""
         raise NotImplementedError(f"{type(self).__name__} does not implement network_options")

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medkd.data.detection_dataset import DetectionCase, DetectionDataset
-from medkd.data.detection_options import DetectionPreprocess
-from medkd.data.detection_streams import detection_arrays
+from medkd.data.detection_dataset import DetectionDataset
+from medkd.data.image_arrays import image_arrays
+from medkd.data.image_cases import ImageCase
+from medkd.data.image_options import ImagePreprocess
 from medkd.data.targets import Detections
 from medkd.detection.detect import batches, detections
 from medkd.engine.runtime import Runtime
@@ -33,12 +34,12 @@ class DetectionTask:
     def __init__(
         self,
         dataset: DetectionDataset,
-        cases: Sequence[DetectionCase],
-        preprocess: DetectionPreprocess,
+        cases: Sequence[ImageCase],
+        preprocess: ImagePreprocess,
         runtime: Runtime,
     ):
         self.dataset, self.cases, self.runtime = dataset, tuple(cases), runtime
-        self.arrays = detection_arrays(dataset, cases, preprocess)
+        self.arrays = image_arrays(dataset.root, cases, preprocess)
         self.ious = IOUS[preprocess.dims]
         self.primary = f"ap{round(100 * self.ious[0])}"
 
@@ -70,7 +71,7 @@ class DetectionTask:
         matrices = [self.arrays.matrix(n) for n in numbers]
         return detections(network, images, matrices, [self.cases[n].shape for n in numbers], THRESHOLD)
 
-    def _scored(self, case: DetectionCase, row: Tensor) -> ImageBoxes:
+    def _scored(self, case: ImageCase, row: Tensor) -> ImageBoxes:
         truth, row = self.dataset.truth(case), row[row[:, -1] > 0]
         return image_boxes(
             case.id, case.patient, truth.boxes, truth.labels, row[:, :-2], row[:, -2].long(), row[:, -1], case.dims

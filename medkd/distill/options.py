@@ -24,7 +24,7 @@ class DistilOptions(MethodOptions):
 
     paper: ClassVar[str] = "Hinton et al., arXiv 1503.02531, and the losses of docs/methods/distillation_losses.md"
     summary: ClassVar[str] = "a student learns from labels and from a frozen teacher, by a list of losses"
-    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation", "classification")
     needs: ClassVar[tuple[str, ...]] = ("labelled",)
     teacher_needed: ClassVar[bool] = True
     compiles: ClassVar[bool] = False  # it reads features through hooks

@@ -54,7 +54,7 @@ class SupervisedOptions(MethodOptions):
 
     paper: ClassVar[str] = "labelled-only training"
     summary: ClassVar[str] = "the task's own loss on the labelled images alone"
-    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation", "classification")
     needs: ClassVar[tuple[str, ...]] = ("labelled",)
     candidates: ClassVar[tuple[str, ...]] = ("student", "average")
 

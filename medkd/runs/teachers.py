@@ -7,21 +7,21 @@ cut and augmented like the student's), a part of the channels, classes in anothe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from medkd.config.models import load_model
 from medkd.config.recipe import Recipe
-from medkd.config.segmentation import SegmentationRecipe
-from medkd.data.arrays import TeacherArrays, training_arrays
 from medkd.data.augment_options import AugmentOptions
-from medkd.data.dataset import Dataset, DatasetFolder
+from medkd.data.dataset import DatasetFolder
 from medkd.data.signals import Signals, is_signals, open_signals
 from medkd.distill.class_map import reclassified
 from medkd.engine.teachers import StoredTeacher
 from medkd.errors import InputError, raise_all
-from medkd.inference.model_folder import SegmentationModel
+from medkd.inference.model_folder import ModelDescription
 
 
 def teacher_network(recipe: Recipe, dataset: DatasetFolder) -> nn.Module:
@@ -35,16 +35,21 @@ def teacher_network(recipe: Recipe, dataset: DatasetFolder) -> nn.Module:
     return reclassified(model.network, theirs, dataset.classes, background=recipe.task == "segmentation")
 
 
-def teacher_arrays(recipe: SegmentationRecipe, dataset: Dataset) -> TeacherArrays | None:
-    """The training samples as the teacher wants them; None where the recipe makes them so, or without a live teacher.
+def own_images(
+    recipe: Recipe, dataset: DatasetFolder, kind: type[ModelDescription], same: Sequence[str], own: Sequence[str]
+) -> tuple[Any, tuple[int, ...]] | None:
+    """The preprocessing that a live teacher wants, and its channels among the dataset's; None where they are the
+    recipe's.
 
-    Raises InputError for a teacher that cannot be asked about the images of the recipe.
+    kind: what describes the models of the task. same: options of preprocessing in which both must agree; own: those
+    that the teacher has for itself. Raises InputError for a teacher that cannot be asked about the recipe's images.
     """
     if not recipe.teacher or is_signals(Path(recipe.teacher)):
         return None
+    ours: Any = getattr(recipe, "preprocess")  # noqa: B009
     model = load_model(Path(recipe.teacher))
-    theirs = model.description
-    if not isinstance(theirs, SegmentationModel):
+    theirs: Any = model.description
+    if not isinstance(theirs, kind):
         raise InputError(f"teacher {recipe.teacher} is a model of {theirs.task}; the recipe's task is {recipe.task}")
     problems = []
     if missing := [name for name in theirs.channels if name not in dataset.channels]:
@@ -52,39 +57,41 @@ def teacher_arrays(recipe: SegmentationRecipe, dataset: Dataset) -> TeacherArray
             f"teacher {recipe.teacher} has the channels {', '.join(theirs.channels)}; the dataset "
             f"{', '.join(dataset.channels)}: it needs {', '.join(missing)}"
         )
-    for name in ("dims", "size", "spacing"):
-        their, our = getattr(theirs.preprocess, name), getattr(recipe.preprocess, name)
+    for name in same:
+        their, our = getattr(theirs.preprocess, name), getattr(ours, name)
         if their != our:
             problems.append(
                 f"teacher {recipe.teacher} was trained with preprocess.{name} {their}, the recipe has {our}; student "
                 "and teacher look at one grid, so give the recipe the teacher's"
             )
     try:
-        reclassified(model.network, theirs.classes, dataset.classes, background=True)
+        reclassified(model.network, theirs.classes, dataset.classes, background=False)
     except InputError as error:
         problems += [f"teacher {recipe.teacher}: {problem}" for problem in error.problems]
     raise_all(problems)
     channels = tuple(dataset.channels.index(name) for name in theirs.channels)
-    own = {name: getattr(theirs.preprocess, name) for name in ("intensity", "interpolation")}
-    ours = {name: getattr(recipe.preprocess, name) for name in own}
-    if own == ours and channels == tuple(range(len(dataset.channels))):
+    wanted, made = ({name: getattr(options, name) for name in own} for options in (theirs.preprocess, ours))
+    if wanted == made and channels == tuple(range(len(dataset.channels))):
         return None
     if later := [phase.name for phase in recipe.phases if phase.becomes == "teacher"]:
         raise InputError(
-            f"teacher {recipe.teacher} wants other images ({own}, channels {', '.join(theirs.channels)}) than the "
-            f"recipe makes ({ours}, channels {', '.join(dataset.channels)}), and phases.{later[0]} makes a teacher of "
+            f"teacher {recipe.teacher} wants other images ({wanted}, channels {', '.join(theirs.channels)}) than the "
+            f"recipe makes ({made}, channels {', '.join(dataset.channels)}), and phases.{later[0]} makes a teacher of "
             "the recipe's; keep one of the two"
         )
-    return TeacherArrays(training_arrays(dataset, recipe.preprocess.model_copy(update=own)), channels)
+    return ours.model_copy(update=wanted), channels
 
 
-def stored_signals(recipe: SegmentationRecipe, dataset: Dataset) -> Signals | None:
-    """The signals that the `labelled` stream brings along. Raises InputError where they would be of other images."""
+def stored_signals(
+    recipe: Recipe, dataset: DatasetFolder, augment: AugmentOptions, shape: tuple[int, ...]
+) -> Signals | None:
+    """The signals that the `labelled` stream brings along, of logits (K, *shape). Raises InputError where they would be
+    of other images."""
     if not recipe.teacher or not is_signals(Path(recipe.teacher)):
         return None
-    refuse_augmented(recipe.teacher, recipe.labelled.augment)
+    refuse_augmented(recipe.teacher, augment)
     cases = [case.id for case in dataset.select("train", labelled=True)]
-    return open_signals(Path(recipe.teacher), recipe.task, dataset.classes, recipe.preprocess.patch, cases)
+    return open_signals(Path(recipe.teacher), recipe.task, dataset.classes, shape, cases)
 
 
 def refuse_augmented(teacher: str, augment: AugmentOptions) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from medkd.report.curves import training_curves
 from medkd.report.page import Page
-from medkd.runs.tasks import task_runs
 from medkd.runs.tasks.protocol import Setup
 
 
@@ -17,7 +16,7 @@ def write_train_report(
 ) -> None:
     """Write OUT/curves.png and OUT/report.html."""
     manifest = json.loads((out / "manifest.json").read_text())
-    recipe, dataset, name = setup.recipe, setup.dataset, task_runs(setup.recipe.task).SCORE
+    recipe, dataset, name = setup.recipe, setup.dataset, setup.recipe.score
     curves = training_curves(rows, setup.task.primary)
     (out / "curves.png").write_bytes(curves)
     speed = [r["iterations_per_second"] for r in rows if r["kind"] == "train"]

@@ -9,11 +9,11 @@ from PIL import Image
 
 from medkd.data.detection_dataset import (
     Boxes,
-    DetectionCase,
     DetectionDataset,
     read_detection_dataset,
     write_detection_dataset,
 )
+from medkd.data.image_cases import ImageCase
 
 CLASSES = ("round", "square")
 
@@ -28,7 +28,7 @@ def write_cells(root: Path, train: int = 6, val: int = 2, test: int = 2) -> Dete
             pixels, found = picture(rng)
             path = root / "images" / f"{name}.png"
             Image.fromarray(pixels).save(path)
-            cases.append(DetectionCase(name, name, split, True, path, None, (80, 100)))
+            cases.append(ImageCase(name, name, split, True, path, None, (80, 100)))
             boxes[name] = found
     made = DetectionDataset(root, ("red", "green", "blue"), CLASSES, "image", tuple(cases), boxes)
     write_detection_dataset(made, {"licence": "generated"})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from medkd.distill.loss_options import LOGITS, LossOptions
+from medkd.distill.loss_options import LossOptions
 from medkd.errors import InputError
 
 Found = Mapping[str, Tensor]

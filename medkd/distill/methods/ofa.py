@@ -29,8 +29,8 @@ class OneForAll(Method):
         taps = options.taps or tuple(encoder_levels(student))
         if not taps:
             raise InputError(f"the encoder levels of {type(student).__name__} are not known; name modules in ofa.taps")
-        shapes = dry_shapes(student, taps, dry_image(student, options.input_size, side=32))
-        self.exits = OfaExits(shapes, options.classes, options.width, options.dense)
+        shapes, logits = dry_shapes(student, taps, dry_image(student, options.input_size, side=32))
+        self.exits = OfaExits(shapes, options.classes, options.width, dense=len(logits) > 2)
         self.loss = OFALoss(options.gamma, options.temperature, options.form, options.kd_weight, options.exit_weight)
 
     def trainable(self, turn: str) -> list[nn.Parameter]:

@@ -11,7 +11,8 @@ import torch
 from medkd.config.detection import DetectionRecipe
 from medkd.config.recipe import Recipe
 from medkd.data.detection_dataset import DetectionDataset, read_detection_dataset
-from medkd.data.detection_streams import DetectionStream, detection_arrays
+from medkd.data.detection_streams import DetectionStream
+from medkd.data.image_arrays import image_arrays
 from medkd.data.targets import Target
 from medkd.detection.model import DetectionModel
 from medkd.detection.task import DetectionTask
@@ -24,9 +25,7 @@ from medkd.runs.tasks.detection_evaluation import evaluate
 from medkd.runs.tasks.detection_prediction import predict
 from medkd.runs.tasks.protocol import Setup
 
-__all__ = ["SCORE", "DetectionSetup", "build", "evaluate", "predict"]
-
-SCORE = "AP50"
+__all__ = ["DetectionSetup", "build", "evaluate", "predict"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def build(recipe: Recipe, runtime: Runtime) -> DetectionSetup:
         for name, options in recipe.streams().items():
             if name in needs:
                 labelled = name == "labelled"
-                arrays = detection_arrays(dataset, dataset.select("train", labelled), recipe.preprocess)
+                arrays = image_arrays(dataset.root, dataset.select("train", labelled), recipe.preprocess)
                 streams[name] = DetectionStream(
                     arrays, name, options.size, options.augment, recipe.seed, runtime.device,
                     dataset if labelled else None, runtime.rank, runtime.world,

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from medkd.data.dataset import write_whole
-from medkd.data.detection_dataset import DetectionCase, DetectionDataset, read_detection_dataset
-from medkd.data.detection_preprocess import read_pixels
+from medkd.data.detection_dataset import DetectionDataset, read_detection_dataset
+from medkd.data.image_cases import ImageCase
+from medkd.data.image_preprocess import read_pixels
 from medkd.detection.detect import detect_file
 from medkd.detection.model import DetectionModel
 from medkd.detection.task import THRESHOLD
@@ -41,7 +42,7 @@ SHOWN = 0.5  # score above which a detection is drawn
 class Scored:
     """One image: what was found and what is true."""
 
-    case: DetectionCase
+    case: ImageCase
     boxes: ImageBoxes
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from medkd.data.dataset import write_whole
-from medkd.data.image_files import SUFFIXES as PICTURES
+from medkd.data.image_files import find_images
 from medkd.data.targets import Detections
 from medkd.detection.detect import detect_file
 from medkd.detection.model import DetectionModel
@@ -62,22 +62,6 @@ def predict(
             progress(number + 1, len(files))
     done.written += write_detections(out, rows, description.classes)
     return done
-
-
-def find_images(source: Path, dims: int) -> list[Path]:
-    """The image files of a folder, or the one file. Raises InputError if there is none, or two of one name."""
-    suffixes = PICTURES if dims == 2 else (".nii.gz", ".nii")
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise InputError(f"no file or folder at {source}")
-    files = sorted(p for p in source.iterdir() if p.name.lower().endswith(tuple(suffixes)) and p.is_file())
-    if not files:
-        raise InputError(f"no image ({', '.join(suffixes)}) in {source}")
-    stems = [file.stem for file in files]
-    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
-        raise InputError(f"{twice} exist in two formats in {source}; keep one of each")
-    return files
 
 
 def write_detections(folder: Path, rows: Sequence[tuple[str, Detections]], classes: Sequence[str]) -> list[Path]:

@@ -76,11 +76,6 @@ class Predicted:
 class TaskRuns(Protocol):
     """The module `medkd.runs.tasks.TASK`."""
 
-    @property
-    def SCORE(self) -> str:
-        """What the validation score is called in words."""
-        ...
-
     def build(self, recipe: Recipe, runtime: Runtime) -> Setup:
         """Read the data, make the streams, the task and the phases. Raises InputError."""
         ...

@@ -26,9 +26,7 @@ from medkd.runs.tasks.segmentation_evaluation import evaluate
 from medkd.runs.tasks.segmentation_prediction import predict
 from medkd.segmentation.task import SegmentationTask
 
-__all__ = ["SCORE", "SegmentationSetup", "build", "evaluate", "plane_of", "predict"]
-
-SCORE = "Dice"
+__all__ = ["SegmentationSetup", "build", "evaluate", "plane_of", "predict"]
 
 
 @dataclass(frozen=True)
