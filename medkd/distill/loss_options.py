@@ -39,12 +39,15 @@ class LossOptions(Options):
     """Whether both maps must be of one size."""
     listed: ClassVar[bool] = False
     """Whether it takes lists of tensors."""
-    holds_labels: ClassVar[bool] = False
-    """Whether it contains the loss on the labels."""
+    alone: ClassVar[str] = ""
+    """Why it is not to be added to the loss on the labels without a word."""
 
     def paths(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The paths of the student's and of the teacher's tensors that it compares."""
         return (LOGITS,), (LOGITS,)
+
+    def prepare(self, student: nn.Module, teacher: nn.Module) -> None:
+        """What it changes of the student before the first step."""
 
     def build(self, pair: Compared, labels: Tensor | None = None) -> nn.Module:
         """labels: (N,) the class of each training sample, for a loss that reads a bank."""
@@ -151,7 +154,7 @@ class PldOptions(LossOptions):
     tasks: ClassVar[tuple[str, ...]] = ("segmentation", "classification")
     why: ClassVar[str] = "it takes the place of the cross-entropy, which a detector computes itself"
     reads: ClassVar[Reads] = "labels"
-    holds_labels: ClassVar[bool] = True
+    alone: ClassVar[str] = "contains the cross-entropy on the labels"
 
     def build(self, pair: Compared, labels: Tensor | None = None) -> nn.Module:
         from medkd.distill.losses.pld import PLDLoss
@@ -300,6 +303,32 @@ class CrdOptions(FeatureLossOptions):
         return CRDLoss(*pair.channels, labels, self.dim, self.negatives, self.temperature, self.momentum)
 
 
+class SimKdOptions(LossOptions):
+    """The teacher's last map, through a projector that ships with the teacher's own head; needs no labels."""
+
+    kind: Literal["simkd"] = "simkd"
+    teacher: str = Field(description="path of the teacher's last map, after its ReLU and before the pooling")
+    head: str = Field(description="path of the teacher's linear classifier, which the student gets")
+
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    why: ClassVar[str] = "it reuses a linear head behind a mean over the image"
+    takes: ClassVar[Literal["any", "maps", "vectors"]] = "maps"
+    alone: ClassVar[str] = "is published without a loss on the labels"
+
+    def paths(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return ("projector",), (self.teacher,)
+
+    def prepare(self, student: nn.Module, teacher: nn.Module) -> None:
+        from medkd.distill.methods.reuse_head import reuse_head
+
+        reuse_head(student, teacher, self.head)
+
+    def build(self, pair: Compared, labels: Tensor | None = None) -> nn.Module:
+        from medkd.distill.losses.simkd import MatchedFeatures
+
+        return MatchedFeatures()
+
+
 LossUnion = Annotated[
     KdOptions
     | BernoulliKdOptions
@@ -314,6 +343,7 @@ LossUnion = Annotated[
     | ReviewKdOptions
     | SpOptions
     | RkdOptions
-    | CrdOptions,
+    | CrdOptions
+    | SimKdOptions,
     Field(discriminator="kind"),
 ]

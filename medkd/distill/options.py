@@ -30,12 +30,10 @@ class DistilOptions(MethodOptions):
     compiles: ClassVar[bool] = False  # it reads features through hooks
 
     @model_validator(mode="after")
-    def _labels_once(self) -> DistilOptions:
-        both = [loss.kind for loss in self.losses if loss.holds_labels]
-        if both and "label_weight" not in self.model_fields_set:
-            raise ValueError(
-                f"{', '.join(both)} contains the cross-entropy on the labels; say label_weight, 0 to leave them to it"
-            )
+    def _label_weight(self) -> DistilOptions:
+        for loss in self.losses:
+            if loss.alone and "label_weight" not in self.model_fields_set:
+                raise ValueError(f"{loss.kind} {loss.alone}; say label_weight, 0 to leave the task's loss out")
         return self
 
     def problems(self, task: str) -> list[str]:

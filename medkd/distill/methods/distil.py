@@ -42,6 +42,8 @@ class Distil(Method):
         self.student, self.teacher, self.options = student, constant(teacher), options
         mine, theirs = (sorted({p for loss in options.losses for p in loss.paths()[side]}) for side in (0, 1))
         self.paths = [p for p in mine if p != LOGITS], [p for p in theirs if p != LOGITS]
+        for loss in options.losses:
+            loss.prepare(student, inside(self.teacher))
         known("student", student, self.paths[0])
         if isinstance(self.teacher, StoredTeacher):
             logits_alone(options)
