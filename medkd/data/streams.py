@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,9 +62,10 @@ class ArrayStream:
 
         def cut(samples: Iterable[np.ndarray], channels: Sequence[int], kind: type = np.float16) -> Tensor:
             """(B, C, *patch) on the device: each sample from its start on, zeros where it is smaller."""
-            made = np.zeros((size, len(channels), *self.patch), kind)
+            made: np.ndarray = np.zeros((size, len(channels), *self.patch), kind)
             for row, (start, sample) in enumerate(zip(starts, samples)):
-                pixels = sample[(list(channels), *(slice(s, s + p) for s, p in zip(start, self.patch)))]
+                place: tuple[Any, ...] = tuple(slice(s, s + p) for s, p in zip(start, self.patch))
+                pixels = sample[(list(channels), *place)]
                 made[row][(slice(None), *(slice(0, n) for n in pixels.shape[1:]))] = pixels
             return torch.from_numpy(made).to(self.device, non_blocking=True)
 

@@ -84,7 +84,7 @@ def _ask_scans(model: Model, data: Path, device: torch.device) -> tuple[list[str
         """Of the samples as the training stream cuts them."""
         samples = []
         for sample in np.flatnonzero(arrays.case == case):
-            image = torch.from_numpy(np.array(arrays.image(sample))).float()
+            image = torch.from_numpy(np.array(arrays.image(int(sample)))).float()
             missing = [side for n, p in zip(reversed(image.shape[1:]), reversed(options.patch)) for side in (0, p - n)]
             samples.append(F.pad(image, missing))
         return _logits(model.network, torch.stack(samples), SAMPLES_AT_ONCE[options.dims], device)

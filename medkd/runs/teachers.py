@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -21,7 +21,7 @@ from medkd.data.signals import Signals, is_signals, open_signals
 from medkd.distill.class_map import reclassified
 from medkd.engine.teachers import StoredTeacher
 from medkd.errors import InputError, raise_all
-from medkd.inference.model_folder import ModelDescription
+from medkd.inference.model_folder import Model, ModelDescription
 
 
 def teacher_network(recipe: Recipe, dataset: DatasetFolder) -> nn.Module:
@@ -30,9 +30,18 @@ def teacher_network(recipe: Recipe, dataset: DatasetFolder) -> nn.Module:
     if is_signals(folder):
         signals = open_signals(folder, recipe.task, dataset.classes, (), ())
         return StoredTeacher(len(dataset.classes), signals.mark)
-    model = load_model(folder)
+    return in_our_classes(load_model(folder), dataset)
+
+
+def in_our_classes(model: Model, dataset: DatasetFolder) -> nn.Module:
+    """The network of a model in the dataset's classes. Raises InputError where it cannot be."""
     theirs = model.description.classes
-    return reclassified(model.network, theirs, dataset.classes, background=recipe.task == "segmentation")
+    if dataset.task == "detection" and theirs != dataset.classes:
+        raise InputError(
+            f"the teacher has the classes {', '.join(theirs)}; the dataset {', '.join(dataset.classes)}; a detector's "
+            "must be the same in the same order"
+        )
+    return reclassified(model.network, theirs, dataset.classes, background=dataset.task == "segmentation")
 
 
 def own_images(
@@ -46,11 +55,13 @@ def own_images(
     """
     if not recipe.teacher or is_signals(Path(recipe.teacher)):
         return None
-    ours: Any = getattr(recipe, "preprocess")  # noqa: B009
+    ours: Any = cast(Any, recipe).preprocess
     model = load_model(Path(recipe.teacher))
+    if not isinstance(model.description, kind):
+        raise InputError(
+            f"teacher {recipe.teacher} is a model of {model.description.task}; the recipe's task is {recipe.task}"
+        )
     theirs: Any = model.description
-    if not isinstance(theirs, kind):
-        raise InputError(f"teacher {recipe.teacher} is a model of {theirs.task}; the recipe's task is {recipe.task}")
     problems = []
     if missing := [name for name in theirs.channels if name not in dataset.channels]:
         problems.append(
@@ -65,7 +76,7 @@ def own_images(
                 "and teacher look at one grid, so give the recipe the teacher's"
             )
     try:
-        reclassified(model.network, theirs.classes, dataset.classes, background=False)
+        in_our_classes(model, dataset)
     except InputError as error:
         problems += [f"teacher {recipe.teacher}: {problem}" for problem in error.problems]
     raise_all(problems)

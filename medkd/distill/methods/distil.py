@@ -18,7 +18,7 @@ from medkd.distill.loss_options import LOGITS, LossOptions
 from medkd.distill.methods.banks import Banks
 from medkd.distill.methods.compared import Found, compared, known, pooled
 from medkd.distill.methods.forward import dry, dry_image, inside, main_logits, tapped, teacher_logits, tried
-from medkd.distill.options import DistilOptions
+from medkd.distill.options import LossListOptions
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
 from medkd.engine.phases import Stream
 from medkd.engine.teachers import StoredTeacher, constant, for_teacher
@@ -37,7 +37,7 @@ class Seen:
 class Distil(Method):
     reads: Mapping[str, tuple[str, ...]] = {"student": ("labelled",)}
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, options: DistilOptions):
+    def __init__(self, student: nn.Module, teacher: nn.Module, options: LossListOptions):
         super().__init__()
         self.student, self.teacher, self.options = student, constant(teacher), options
         mine, theirs = (sorted({p for loss in options.losses for p in loss.paths()[side]}) for side in (0, 1))
@@ -157,7 +157,7 @@ class Distil(Method):
         self.banks.update(self.losses, ctx)
 
 
-def logits_alone(options: DistilOptions) -> None:
+def logits_alone(options: LossListOptions) -> None:
     """Raise InputError for losses that read a teacher's features."""
     if features := [loss.kind for loss in options.losses if any(path != LOGITS for path in loss.paths()[1])]:
         raise InputError(
