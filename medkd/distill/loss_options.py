@@ -35,6 +35,8 @@ class LossOptions(Options):
     """What it gets beside the tensors: the labels, numbers in [0, 1) of its `mask_shape`, or the rows of a bank."""
     takes: ClassVar[Literal["any", "maps", "vectors"]] = "any"
     """maps: (B, C, *S) with an axis at least. vectors: (B, C); maps are averaged over their positions first."""
+    same_axes: ClassVar[bool] = True
+    """Whether both tensors must have as many axes."""
     same_size: ClassVar[bool] = False
     """Whether both maps must be of one size."""
     listed: ClassVar[bool] = False
@@ -260,6 +262,8 @@ class SpOptions(FeatureLossOptions):
     kind: Literal["sp"] = "sp"
     weight: float = Field(3000.0, ge=0)
 
+    same_axes: ClassVar[bool] = False
+
     def build(self, pair: Compared, labels: Tensor | None = None) -> nn.Module:
         from medkd.distill.losses.similarity_preserving import SimilarityPreservingLoss
 
@@ -274,6 +278,7 @@ class RkdOptions(FeatureLossOptions):
     angle_weight: float = Field(50.0, ge=0)
 
     takes: ClassVar[Literal["any", "maps", "vectors"]] = "vectors"
+    same_axes: ClassVar[bool] = False
 
     def build(self, pair: Compared, labels: Tensor | None = None) -> nn.Module:
         from medkd.distill.losses.rkd import RKDLoss
@@ -295,6 +300,7 @@ class CrdOptions(FeatureLossOptions):
     why: ClassVar[str] = "its negatives are images of another class, so an image must have one class"
     reads: ClassVar[Reads] = "bank"
     takes: ClassVar[Literal["any", "maps", "vectors"]] = "vectors"
+    same_axes: ClassVar[bool] = False
 
     def build(self, pair: Compared, labels: Tensor | None = None) -> nn.Module:
         from medkd.distill.losses.crd import CRDLoss

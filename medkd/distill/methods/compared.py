@@ -41,7 +41,7 @@ def compared(options: LossOptions, mine: Found, theirs: Found, classes: int) -> 
     sides = [[found[path] for path in side] for found, side in zip((mine, theirs), paths)]
     for s, t, *names in zip(*sides, *paths):
         what = f"{options.kind} compares {told('student', names[0], s)} with {told('teacher', names[1], t)}"
-        if s.ndim != t.ndim and options.takes != "vectors" and options.kind != "sp":
+        if options.same_axes and s.ndim != t.ndim:
             raise InputError(f"{what}: the numbers of axes differ")
         if options.takes == "maps" and s.ndim < 3:
             raise InputError(f"{what}, but needs maps over space; name modules before the pooling")
