@@ -33,8 +33,8 @@ def test_verbs() -> None:
 def test_methods_and_claims() -> None:
     assert set(methods()) == {
         "supervised", "labelled_copy_paste", "self_training", "mean_teacher", "ua_mt", "cps", "unimatch", "bcp",
-        "tgeo_kd", "distil", "ofa", "supervised_detection", "adabn", "static_labels", "detection_mean_teacher",
-        "grounded_teacher",
+        "tgeo_kd", "distil", "ofa", "supervised_detection", "distil_detection", "adabn", "static_labels",
+        "detection_mean_teacher", "grounded_teacher",
     }  # fmt: skip
     assert set(CLAIMS) == {
         "bcp", "pld", "ofa", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy",

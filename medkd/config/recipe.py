@@ -107,6 +107,8 @@ class Recipe(Options):
                     f"phases.{phase.name}.method is {phase.method.kind}, which serves {', '.join(phase.method.tasks)}; "
                     f"the recipe's task is {self.task}, for which there are: {mine}"
                 )
+            if problems := phase.method.problems(self.task):
+                raise ValueError("; ".join(f"phases.{phase.name}.method.{problem}" for problem in problems))
             if phase.method.teacher_needed and not made:
                 raise ValueError(
                     f"phases.{phase.name} needs a trained teacher; give teacher: MODEL, or becomes: teacher in a phase "

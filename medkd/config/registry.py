@@ -6,7 +6,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from medkd.detection.options import SupervisedDetectionOptions
+from medkd.detection.options import DistilDetectionOptions, SupervisedDetectionOptions
 from medkd.detection.source_free_options import (
     AdaBNOptions,
     DetectionMeanTeacherOptions,
@@ -41,6 +41,7 @@ MethodUnion = Annotated[
     | DistilOptions
     | OfaOptions
     | SupervisedDetectionOptions
+    | DistilDetectionOptions
     | AdaBNOptions
     | StaticLabelsOptions
     | DetectionMeanTeacherOptions

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 import medkd.engine.options as engine
+from medkd.distill.options import LossListOptions
 
 if TYPE_CHECKING:
     from medkd.engine.method import Method
@@ -33,3 +34,22 @@ class SupervisedDetectionOptions(MethodOptions):
         from medkd.detection.supervised import SupervisedDetection
 
         return SupervisedDetection(networks(0), self)
+
+
+class DistilDetectionOptions(LossListOptions):
+    """Needs a teacher with the dataset's classes: a phase before that `becomes: teacher`, or `teacher: MODEL`.
+
+    Losses with paths compare maps, such as the levels of the pyramids (`backbone.fpn.layer_blocks.0` is the finest).
+    Without paths: `kd`, `dkd` and `dist` compare what both make of the regions that a two-stage student sampled,
+    `bernoulli_kd` the anchors of two one-stage detectors.
+    """
+
+    kind: Literal["distil_detection"] = "distil_detection"
+
+    summary: ClassVar[str] = "a detector learns from boxes and from a frozen detector, by a list of losses"
+    tasks: ClassVar[tuple[str, ...]] = ("detection",)
+
+    def build(self, networks: Networks) -> Method:
+        from medkd.detection.distil import DistilDetector
+
+        return DistilDetector(networks(0), networks("teacher"), self)

@@ -125,7 +125,9 @@ class PhaseRun:
         self.task = phase.task or task
         self.offset, self.stop, self.stopping = offset, stop or StopRequest(), False
         with seeded(seed, "build", phase.name):
-            self.method: Method = phase.build(start).to(runtime.device).train()
+            self.method: Method = phase.build(start)
+            self.method.prepare(phase.streams)
+        self.method.to(runtime.device).train()
         runtime.same_everywhere(self.method)
         runtime.compiled(self.method.student)
         turns = dict.fromkeys(self.method.turns)

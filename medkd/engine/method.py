@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from medkd.engine.randomness import Draws, generator
 from medkd.engine.runtime import ONE_PROCESS, Runtime
 from medkd.engine.task import Task
+
+if TYPE_CHECKING:
+    from medkd.engine.phases import Stream
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,9 @@ class Method(nn.Module):
     """The data streams each turn reads."""
 
     student: nn.Module
+
+    def prepare(self, streams: Mapping[str, Stream]) -> None:
+        """What the method must know of its data: called once, before its optimisers are made and its state restored."""
 
     def trainable(self, turn: str) -> list[nn.Parameter]:
         """The parameters the turn's optimiser owns."""

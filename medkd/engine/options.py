@@ -39,6 +39,10 @@ class MethodOptions(Options):
     compiles: ClassVar[bool] = True
     """Whether torch.compile may be on; not with hooks inside the network or second derivatives."""
 
+    def problems(self, task: str) -> list[str]:
+        """What of these options makes no sense for a task that the method serves, a line each."""
+        return []
+
     def build(self, networks: Networks) -> Method:
         """The method around networks(0), networks(1), ..."""
         raise NotImplementedError(f"{type(self).__name__} does not implement build")

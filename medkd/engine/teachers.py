@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from medkd.engine.checkpoint import fingerprint
+from medkd.engine.method import Batch
 from medkd.engine.schedules import ema_warmup
 from medkd.errors import InputError
 
+TEACHER_IMAGE, TEACHER_LOGITS = "teacher_image", "teacher_logits"
+"""Entries of a batch's view: the images as the teacher wants them, and what it once said of them."""
 BufferPolicy = Literal["copy", "blend", "own"]
 Decay = float | Callable[[int], float]
 
@@ -121,6 +124,43 @@ class FrozenTeacher(nn.Module):
                 "the frozen teacher is another network than the one this run was started with; resume with the same "
                 "teacher, or start a new run"
             )
+
+
+class StoredTeacher(nn.Module):
+    """Stands for a teacher whose logits were computed before and come with the batch (`TEACHER_LOGITS`).
+
+    classes: how many it tells apart. mark: what tells these signals from others; a run is resumed with the same alone.
+    """
+
+    def __init__(self, classes: int, mark: str):
+        super().__init__()
+        self.classes, self.mark = classes, mark
+
+    def forward(self, image: Tensor) -> Tensor:
+        raise InputError(
+            "the teacher's logits were stored, and this batch came without them: they are those of the recipe's "
+            "labelled stream alone"
+        )
+
+    def get_extra_state(self) -> Tensor:
+        return torch.frombuffer(bytearray(self.mark, "ascii"), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if not torch.equal(state.cpu(), self.get_extra_state()):
+            raise InputError(
+                "the stored signals are others than those this run was started with; resume with the same folder, or "
+                "start a new run"
+            )
+
+
+def constant(teacher: nn.Module) -> FrozenTeacher | StoredTeacher:
+    """A trained network as a teacher that never changes; stored signals as they are."""
+    return teacher if isinstance(teacher, StoredTeacher) else FrozenTeacher(teacher)
+
+
+def for_teacher(x: Batch) -> Tensor:
+    """The images of a batch as its teacher wants them: of its own, where its preprocessing differs."""
+    return x.view.get(TEACHER_IMAGE, x.image)
 
 
 def _without_network(module: nn.Module, state: dict[str, Any], prefix: str, _local: Any) -> None:

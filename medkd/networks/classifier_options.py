@@ -79,6 +79,27 @@ class TorchvisionOptions(Options):
         return torchvision_classifier(self.name, dims, channels, classes)
 
 
-ClassifierOptions = Annotated[
+EncoderOptions = Annotated[
     TinyCNNOptions | DenseNetOptions | ResNetOptions | TorchvisionOptions, Field(discriminator="kind")
+]
+
+
+class ReusedHeadOptions(Options):
+    """A small encoder, a projector, and the head of a large classifier: the student of `simkd`."""
+
+    kind: Literal["ReusedHead"] = "ReusedHead"
+    encoder: EncoderOptions = TinyCNNOptions()
+    width: PositiveInt = Field(64, description="channels of the large classifier's last map")
+    reduction: PositiveInt = Field(2, description="of the width, in the middle of the projector")
+
+    def build(self, dims: int, channels: int, classes: int) -> nn.Module:
+        from medkd.networks.reused_head import ReusedHead
+
+        encoder = self.encoder.build(dims, channels, classes)
+        return ReusedHead(encoder, dims, classes, self.width, self.reduction)
+
+
+ClassifierOptions = Annotated[
+    TinyCNNOptions | DenseNetOptions | ResNetOptions | TorchvisionOptions | ReusedHeadOptions,
+    Field(discriminator="kind"),
 ]

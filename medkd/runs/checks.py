@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from medkd.config.models import load_model
 from medkd.config.recipe import Recipe
 from medkd.data.dataset import DatasetFolder
-from medkd.errors import InputError, raise_all
-from medkd.inference.model_folder import ModelDescription
+from medkd.errors import raise_all
 
 
 def check_dataset(recipe: Recipe, dataset: DatasetFolder) -> None:
@@ -46,30 +40,4 @@ def check_slices(recipe: Recipe, world: int) -> None:
                     f"{name}.size is {stream.size}; {world} processes x phases.{phase.name}.accumulate "
                     f"{phase.accumulate}{pairs} need a multiple of {parts}"
                 )
-    raise_all(problems)
-
-
-def check_teacher(recipe: Any, dataset: DatasetFolder, kind: type[ModelDescription], preprocess: Sequence[str]) -> None:
-    """Raise InputError unless the teacher tells the dataset's classes apart on images as the recipe makes them.
-
-    kind: what describes the models of the task. preprocess: the options of it that change what a network sees.
-    """
-    found = load_model(Path(recipe.teacher)).description
-    if not isinstance(found, kind):
-        raise InputError(f"teacher {recipe.teacher} is a model of {found.task}; the recipe's task is {recipe.task}")
-    teacher: Any = found  # which has a preprocess
-    problems = []
-    for name in ("classes", "channels"):
-        theirs, ours = getattr(teacher, name), getattr(dataset, name)
-        if theirs != ours:
-            problems.append(
-                f"teacher {recipe.teacher} has the {name} {', '.join(theirs)}; the dataset {', '.join(ours)}"
-            )
-    for name in preprocess:
-        theirs, ours = getattr(teacher.preprocess, name), getattr(recipe.preprocess, name)
-        if theirs != ours:
-            problems.append(
-                f"teacher {recipe.teacher} was trained with preprocess.{name} {theirs}, the recipe has {ours}; student "
-                "and teacher see one image, so give the recipe the teacher's"
-            )
     raise_all(problems)

@@ -279,6 +279,15 @@ def test_another_classification_loss_sees_the_same_regions() -> None:
     assert values(three[0])[1:] == pytest.approx(values(plain[0])[1:], rel=1e-6)
 
 
+def test_the_regions_of_a_loss_can_be_read_again() -> None:
+    net = detector()
+    rois = net.losses(images(), [[target(), None]])[0].rois
+    assert rois.regions is not None
+    assert [len(r) for r in rois.regions] == [len(rois), 0]
+    torch.testing.assert_close(net.class_logits(images(), rois.regions), rois.logits)
+    assert net.class_logits(images()).shape == (0, K + 1)
+
+
 def test_x_is_the_last_axis_and_boxes_stay_in_the_frame() -> None:
     """A detector trained on one bright bar, wide and low, finds it where it is, not at its transpose."""
     net = detector(merged(THIN, {"MODEL": {"FPN": {"OUT_CHANNELS": 24}, "ROI_BOX_HEAD": {"FC_DIM": 32}}}))

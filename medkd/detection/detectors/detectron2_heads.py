@@ -118,10 +118,12 @@ class MedkdROIHeads(StandardROIHeads):
         sampled = self.label_and_sample_proposals(of_present, list(present.values())) if present else []
         by_image = {i: one.proposal_boxes for i, one in zip(present, sampled)}
         nowhere = Boxes(proposals[0].proposal_boxes.tensor[:0])
-        logits, deltas = self.read(features, [by_image.get(i, nowhere) for i in range(len(proposals))])
+        everywhere = [by_image.get(i, nowhere) for i in range(len(proposals))]
+        regions = [boxes.tensor for boxes in everywhere]
+        logits, deltas = self.read(features, everywhere)
         if not present:
             none = torch.zeros(0, dtype=torch.int64, device=logits.device)
-            return RoIs(logits, none, torch.zeros_like(logits), logits.sum(1)), deltas.sum()
+            return RoIs(logits, none, torch.zeros_like(logits), logits.sum(1), regions), deltas.sum()
         gt, soft, weight, regress = (
             torch.cat([one.get(name) for one in sampled])
             for name in ("gt_classes", "gt_soft", "gt_weight", "gt_regress")
@@ -131,5 +133,5 @@ class MedkdROIHeads(StandardROIHeads):
         )
         predictor = self.box_predictor
         box = predictor.box_reg_loss(start, wanted, deltas, torch.where(regress, gt, self.num_classes))
-        rois = RoIs(logits, gt, soft, soft_cross_entropy(logits, soft) * weight)
+        rois = RoIs(logits, gt, soft, soft_cross_entropy(logits, soft) * weight, regions)
         return rois, box * predictor.loss_weight.get("loss_box_reg", 1.0)

@@ -13,6 +13,7 @@ import torch
 from detectron2 import __version__
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_model
+from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
@@ -92,6 +93,11 @@ class MedkdRCNN(GeneralizedRCNN):
             each = boxes.unflatten(1, (-1, 4)).expand(-1, self.classes, -1)
             result.append(best_detections(each, p, frame, score_threshold, predictor.test_nms_thresh, most))
         return result
+
+    def class_logits(self, images: Tensor, regions: Sequence[Tensor] | None = None) -> Tensor:
+        given = [images.new_zeros(0, 4)] * len(images) if regions is None else regions
+        logits: Tensor = self.roi_heads.read(self.features(images), [Boxes(boxes) for boxes in given])[0]
+        return logits
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """The backbone's maps of images (B, C, H, W) in [0, 1], float32; padded to its stride, as detectron2 does."""

@@ -29,12 +29,16 @@ class RoIs:
     constant 0, so that the argmax is background exactly if every class scores below one half (card, section 8).
     gt: (R,) int64, K is background. soft: (R, K + 1), one-hot where the target had no soft labels.
     loss: (R,) with graph: the detector's own classification loss of each region times the target's weight.
+    regions: (R_i, 2 D) of each image, in the order of the rows; None from a one-stage detector.
+    anchors: (B, A, K) with graph, the logits of all anchors of a one-stage detector; None from another.
     """
 
     logits: Tensor
     gt: Tensor
     soft: Tensor
     loss: Tensor
+    regions: Sequence[Tensor] | None = None
+    anchors: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.gt)
@@ -81,6 +85,11 @@ class Detector(Protocol):
 
     def predict(self, images: Tensor, score_threshold: float = 0.05) -> list[Detections]:
         """Detections of each image; no gradient. The module is expected in eval mode."""
+        ...
+
+    def class_logits(self, images: Tensor, regions: Sequence[Tensor] | None = None) -> Tensor:
+        """(R, K + 1) with graph, background last, of the regions (R_i, 2 D) of each image, by a two-stage detector;
+        (B, A, K) of all anchors by a one-stage one, which takes no regions."""
         ...
 
     def feature_map(self, images: Tensor) -> Tensor:

@@ -80,6 +80,24 @@ class TorchvisionRCNN(nn.Module):
             for b, p in zip(boxes.split(counts), logits.softmax(1).split(counts))
         ]
 
+    def class_logits(self, images: Tensor, regions: Sequence[Tensor] | None = None) -> Tensor:
+        sizes = [(images.shape[-2], images.shape[-1])] * len(images)
+        given = [images.new_zeros(0, 4)] * len(images) if regions is None else list(regions)
+        return self.read(self.maps(images), given, sizes)[0]
+
+    def maps(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """The levels of the pyramid, float32."""
+        return OrderedDict((name, m.float()) for name, m in self.backbone(images).items())
+
+    def read(
+        self, maps: OrderedDict[str, Tensor], regions: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits (R, K + 1), background last, and box deltas (R, K + 1, 4), background FIRST, of all regions."""
+        heads = self.roi_heads
+        pooled = heads.box_roi_pool(maps, regions, sizes)
+        logits, deltas = heads.box_predictor(heads.box_head(pooled))
+        return from_torchvision_columns(logits.float()), deltas.float().view(-1, self.classes + 1, 4)
+
     def feature_map(self, images: Tensor) -> Tensor:
         return next(reversed(self.backbone.maps(images).values()))
 
@@ -91,7 +109,7 @@ class Scene:
         self.detector, self.rpn, self.heads = detector, detector.rpn, detector.roi_heads
         self.frame = (images.shape[-2], images.shape[-1])
         self.sizes = [self.frame] * len(images)
-        self.features = OrderedDict((name, m.float()) for name, m in detector.backbone(images).items())
+        self.features = detector.maps(images)
         maps = list(self.features.values())
         objectness, deltas = self.rpn.head(maps)
         self.anchors: list[Tensor] = self.rpn.anchor_generator(ImageList(images, self.sizes), maps)
@@ -127,10 +145,11 @@ class Scene:
 
         nowhere = self.objectness.new_zeros(0, 4)
         by_image = dict(zip(present, regions))
-        logits, deltas = self.read([by_image.get(i, nowhere) for i in range(len(self.sizes))])
+        everywhere = [by_image.get(i, nowhere) for i in range(len(self.sizes))]
+        logits, deltas = self.read(everywhere)
         if not present:
             none = torch.zeros(0, dtype=torch.int64, device=logits.device)
-            return RoIs(logits, none, torch.zeros_like(logits), logits.sum(1)), deltas.sum()
+            return RoIs(logits, none, torch.zeros_like(logits), logits.sum(1), everywhere), deltas.sum()
         gt = torch.cat([r.gt[k] for r, k in zip(rows, row)])
         soft = torch.cat([r.soft[k] for r, k in zip(rows, row)])
         weight = torch.cat([r.weight[k] for r, k in zip(rows, row)])
@@ -138,13 +157,12 @@ class Scene:
         wanted = torch.cat(self.heads.box_coder.encode([r.boxes[k] for r, k in zip(rows, row)], regions))
         column = torchvision_ids(gt, self.detector.classes)
         box = _smooth_l1(deltas[torch.arange(len(gt), device=gt.device), column], wanted, regress)
-        return RoIs(logits, gt, soft, soft_cross_entropy(logits, soft) * weight), box / max(1, len(gt))
+        loss = soft_cross_entropy(logits, soft) * weight
+        return RoIs(logits, gt, soft, loss, everywhere), box / max(1, len(gt))
 
     def read(self, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Class logits (R, K + 1), background last, and box deltas (R, K + 1, 4), background FIRST, of all regions."""
-        pooled = self.heads.box_roi_pool(self.features, regions, self.sizes)
-        logits, deltas = self.heads.box_predictor(self.heads.box_head(pooled))
-        return from_torchvision_columns(logits.float()), deltas.float().view(-1, self.detector.classes + 1, 4)
+        """`TorchvisionRCNN.read` of regions of the scene."""
+        return self.detector.read(self.features, regions, self.sizes)
 
 
 def _smooth_l1(deltas: Tensor, wanted: Tensor, used: Tensor) -> Tensor:

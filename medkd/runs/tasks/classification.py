@@ -19,15 +19,18 @@ from medkd.engine.runtime import Runtime
 from medkd.inference.model_folder import ModelDescription
 from medkd.networks.classifiers import classifier_takes
 from medkd.report.classification import image_sheet
-from medkd.runs.checks import check_dataset, check_slices, check_teacher
+from medkd.runs.checks import check_dataset, check_slices
 from medkd.runs.phases import network_maker, phases_of
 from medkd.runs.tasks.classification_evaluation import evaluate
 from medkd.runs.tasks.classification_prediction import predict
 from medkd.runs.tasks.protocol import Setup
+from medkd.runs.teachers import own_images, stored_signals
 
 __all__ = ["ClassificationSetup", "build", "evaluate", "predict"]
 
 PICTURED = 12
+GRID, INTENSITY = ("dims", "size", "keep_aspect"), ("intensity", "percentiles", "low", "high")
+"""What of preprocessing a teacher must share, and what it may have for itself."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +74,23 @@ def build(recipe: Recipe, runtime: Runtime) -> ClassificationSetup:
     dataset = read_classification_dataset(Path(str(recipe.data)))
     check_dataset(recipe, dataset)
     check_slices(recipe, runtime.world)
-    if recipe.teacher:
-        check_teacher(recipe, dataset, ClassificationModel, tuple(type(recipe.preprocess).model_fields))
     for number in range(len(recipe.phases)):
         network = recipe.build_network(number, len(dataset.channels), len(dataset.classes))
         classifier_takes(network, len(dataset.channels), recipe.preprocess.size)
     needs = {need for phase in recipe.phases for need in phase.method.needs}
     streams = {}
     with runtime.one_before_the_others():
+        own = own_images(recipe, dataset, ClassificationModel, GRID, INTENSITY)
+        signals = stored_signals(recipe, dataset, recipe.labelled.augment, ())
         for name, options in recipe.streams().items():
             if name in needs:
-                cases = dataset.select("train", name == "labelled")
+                labelled = name == "labelled"
+                cases = dataset.select("train", labelled)
+                theirs = image_arrays(dataset.root, cases, own[0], canonical=True) if own and labelled else None
                 streams[name] = ClassificationStream(
                     image_arrays(dataset.root, cases, recipe.preprocess, canonical=True), name, options.size,
-                    options.augment, recipe.seed, runtime.device, dataset if name == "labelled" else None,
-                    runtime.rank, runtime.world,
+                    options.augment, recipe.seed, runtime.device, dataset if labelled else None,
+                    runtime.rank, runtime.world, theirs, own[1] if own else (), signals if labelled else None,
                 )  # fmt: skip
         labels = [dataset.truth(case) for case in dataset.select("train", labelled=True)]
         loss = recipe.loss.build(np.bincount(labels, minlength=len(dataset.classes)).tolist())

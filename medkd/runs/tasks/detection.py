@@ -17,6 +17,7 @@ from medkd.data.targets import Target
 from medkd.detection.model import DetectionModel
 from medkd.detection.task import DetectionTask
 from medkd.engine.runtime import Runtime
+from medkd.errors import InputError
 from medkd.inference.model_folder import ModelDescription
 from medkd.report.detections import Boxed, detection_sheet
 from medkd.runs.checks import check_dataset, check_slices
@@ -24,6 +25,7 @@ from medkd.runs.phases import network_maker, phases_of
 from medkd.runs.tasks.detection_evaluation import evaluate
 from medkd.runs.tasks.detection_prediction import predict
 from medkd.runs.tasks.protocol import Setup
+from medkd.runs.teachers import own_images
 
 __all__ = ["DetectionSetup", "build", "evaluate", "predict"]
 
@@ -52,8 +54,8 @@ class DetectionSetup(Setup):
 
     def describe(self, trained: dict[str, Any]) -> DetectionModel:
         return DetectionModel(
-            detector=self.recipe.detector, channels=self.dataset.channels, classes=self.dataset.classes,
-            preprocess=self.recipe.preprocess, trained=trained,
+            detector=self.recipe.network_options(len(self.phases) - 1), channels=self.dataset.channels,
+            classes=self.dataset.classes, preprocess=self.recipe.preprocess, trained=trained,
         )  # fmt: skip
 
     def card(self, description: ModelDescription) -> str:
@@ -77,6 +79,13 @@ def build(recipe: Recipe, runtime: Runtime) -> DetectionSetup:
     dataset = read_detection_dataset(Path(str(recipe.data)))
     check_dataset(recipe, dataset)
     check_slices(recipe, runtime.world)
+    own = own_images(recipe, dataset, DetectionModel, tuple(type(recipe.preprocess).model_fields), ())
+    if own:
+        theirs = ", ".join(dataset.channels[number] for number in own[1])
+        raise InputError(
+            f"teacher {recipe.teacher} has the channels {theirs}; the dataset {', '.join(dataset.channels)}; a "
+            "detector's must be the same in the same order"
+        )
     needs = {need for phase in recipe.phases for need in phase.method.needs}
     streams = {}
     with runtime.one_before_the_others():

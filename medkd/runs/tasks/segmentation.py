@@ -18,7 +18,7 @@ from medkd.imaging.geometry import to_canonical
 from medkd.imaging.nifti import read_header
 from medkd.inference.model_folder import ModelDescription, SegmentationModel
 from medkd.report.slices import PLANES, Plane
-from medkd.runs.checks import check_dataset, check_slices, check_teacher
+from medkd.runs.checks import check_dataset, check_slices
 from medkd.runs.phases import network_maker, phases_of
 from medkd.runs.streams import held_out_cases, make_streams
 from medkd.runs.tasks.protocol import Setup
@@ -69,12 +69,11 @@ def build(recipe: Recipe, runtime: Runtime | None = None) -> SegmentationSetup:
     dataset = read_dataset(Path(str(recipe.data)))
     check_dataset(recipe, dataset)
     check_slices(recipe, runtime.world)
-    if recipe.teacher:
-        check_teacher(recipe, dataset, SegmentationModel, ("dims", "intensity", "size", "spacing"))
     with runtime.one_before_the_others():
         arrays = training_arrays(dataset, recipe.preprocess)
+        streams = make_streams(recipe, dataset, arrays, runtime)
     task = SegmentationTask(recipe.loss.build(), dataset.classes, dataset.select("val"), recipe.preprocess, runtime)
-    phases = phases_of(recipe, dataset, make_streams(recipe, dataset, arrays, runtime))
+    phases = phases_of(recipe, dataset, streams)
     return SegmentationSetup(recipe, dataset, runtime, task, network_maker(recipe, dataset), phases, arrays)
 
 
