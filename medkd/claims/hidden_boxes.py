@@ -1,7 +1,8 @@
 """How good a detector's pseudo-labels are over time, by boxes that training never sees.
 
     train(recipe, out, watch=HiddenBoxes)
-    pseudo_label_curves(curve_rows(read_log(out / "log.jsonl"), "teacher", classes), classes)   # medkd/report/detections.py
+    rows = curve_rows(read_log(out / "log.jsonl"), "teacher", classes)
+    pseudo_label_curves(rows, classes)   # medkd/report/detections.py
 
 A dataset folder may hold boxes of its unlabelled training cases, for diagnosis only. They are read here, at every
 validation, and scored under names of their own: the checkpoint is chosen by AP50, which they do not enter.
@@ -34,8 +35,8 @@ class HiddenBoxes:
 
     The images are seen as validation sees them, without augmentation; a detection is right if it is of the class and
     overlaps a true box that no surer one took by IoU 0.5 (3-D: 0.1). threshold: that of the last phase's method which
-    has one. `hidden_seconds` and `hidden_cpu_seconds` are what it took. Raises InputError where the dataset folder holds
-    no such boxes.
+    has one. `hidden_seconds` and `hidden_cpu_seconds` are what it took. Raises InputError where the dataset folder
+    holds no such boxes.
     """
 
     def __init__(self, setup: Setup, threshold: float | None = None):

@@ -12,9 +12,9 @@ import pytest
 import torch
 from cell_images import write_cells
 from safetensors.torch import load_file
+from sites_on_disk import adapt_recipe, untrained_model
 
 from medkd.claims.hidden_boxes import HiddenBoxes, counted, curve_rows
-from medkd.config.load import parse_recipe
 from medkd.data.box_geometry import map_boxes
 from medkd.data.detection_dataset import HIDDEN
 from medkd.data.targets import Detections
@@ -27,27 +27,17 @@ from medkd.runs.train import build, train
 CLASSES = ("round", "square")
 
 
-def recipe(data: Path, **method: Any) -> Any:
-    return parse_recipe(
-        {
-            "task": "detection", "data": str(data), "save_every": 2, "preprocess": {"size": [64, 64]},
-            "detector": {
-                "kind": "faster_rcnn", "backbone": {"kind": "tiny", "features": [8, 12], "pyramid": 8},
-                "anchor_scale": 4, "head": 16, "proposals": 40, "roi_samples": 32,
-            },
-            "unlabelled": {"size": 2, "augment": {"flip": [0.5, 0.0]}},
-            "phases": [{
-                "name": "adapt", "steps": 4, "validate_every": 2, "candidate": "teacher", "hand_over": "last",
-                "method": {"kind": "detection_mean_teacher", "threshold": 0.2, **method},
-            }],
-            "ship": "last", "runtime": {"device": "cpu"},
-        }
-    )  # fmt: skip
+def recipe(data: Path) -> Any:
+    made = adapt_recipe(data, data.parent / "model", "detection_mean_teacher", steps=4, threshold=0.2)
+    phase = made.phases[0].model_copy(update={"validate_every": 2, "candidate": "teacher"})
+    return made.model_copy(update={"phases": (phase,)})
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_cells(tmp_path_factory.mktemp("hidden") / "data", train=4, test=1, labelled=False).root
+    dataset = write_cells(tmp_path_factory.mktemp("hidden") / "data", train=4, test=1, labelled=False)
+    untrained_model(dataset.root.parent / "model", dataset)
+    return dataset.root
 
 
 def test_what_is_right_by_hand() -> None:
@@ -75,7 +65,9 @@ class Knows(torch.nn.Module):
             truth, matrix = task.dataset.truth(case), task.arrays.matrix(number)
             boxes = map_boxes(torch.from_numpy(truth.boxes), matrix)
             labels = torch.from_numpy(truth.labels)
-            self.known.append((task.arrays.image(number), Detections(boxes, labels, torch.where(labels == 0, 0.9, 0.5))))
+            self.known.append(
+                (task.arrays.image(number), Detections(boxes, labels, torch.where(labels == 0, 0.9, 0.5)))
+            )
 
     def predict(self, images: torch.Tensor, score_threshold: float = 0.05) -> list[Detections]:
         nothing = Detections(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
@@ -111,7 +103,8 @@ def test_watching_changes_no_bit_of_the_run(data: Path, tmp_path: Path) -> None:
 
 
 def test_without_hidden_boxes_it_says_so(data: Path, tmp_path: Path) -> None:
-    other = write_cells(tmp_path / "data", train=2, test=1, labelled=False).root
-    (other / HIDDEN).unlink()
+    other = write_cells(tmp_path / "data", train=2, test=1, labelled=False)
+    untrained_model(tmp_path / "model", other)
+    (other.root / HIDDEN).unlink()
     with pytest.raises(InputError, match="no boxes of its unlabelled"):
-        HiddenBoxes(build(recipe(other)))
+        HiddenBoxes(build(recipe(other.root)))
