@@ -97,7 +97,8 @@ class GroundedTeacher(MeanTeacherDetector):
         source, target = self.banks["source"], self.banks["target"]
         assert isinstance(source, CropBank)
         assert isinstance(target, CropBank)
-        mixed, new = self.mix(images, filled, matrix, source, target, batch.draws, not static)
+        with torch.autocast(images.device.type, enabled=False):  # the banks are float16 whatever the precision
+            mixed, new = self.mix(images, filled, matrix, source, target, batch.draws, not static)
         return mixed, [replaced(s, t) for s, t in zip(sets, new)]
 
     def classification(self, rois: RoIs, labels: LabelSet, ctx: StepContext) -> Tensor:

@@ -42,7 +42,7 @@ class MeanTeacherDetector(Method):
         self.student, self.options = student, options
         copy_at = options.burn_in or None
         self.teacher = EmaTeacher(student, options.decay, options.warmup, "blend", "eval", copy_at)
-        self.source = FrozenTeacher(copy.deepcopy(student)) if options.static.weight else None
+        self.source = FrozenTeacher(copy.deepcopy(student), stored=True) if options.static.weight else None
 
     def step(self, turn: str, batch: Mapping[str, Batch], ctx: StepContext) -> StepOutput:
         unlabelled = batch["unlabelled"]

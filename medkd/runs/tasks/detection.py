@@ -24,7 +24,13 @@ from medkd.inference.model_folder import ModelDescription
 from medkd.report.detections import Boxed, detection_sheet
 from medkd.runs.checks import check_dataset, check_slices
 from medkd.runs.phases import network_maker, phases_of
-from medkd.runs.tasks.detection_adaptation import adaptation_notes, adapts, source_of, with_relation
+from medkd.runs.tasks.detection_adaptation import (
+    adaptation_notes,
+    adapts,
+    check_processes,
+    source_of,
+    with_relation,
+)
 from medkd.runs.tasks.detection_evaluation import evaluate
 from medkd.runs.tasks.detection_prediction import predict
 from medkd.runs.tasks.protocol import Setup, in_words
@@ -96,6 +102,7 @@ def build(recipe: Recipe, runtime: Runtime) -> DetectionSetup:
         dataset = read_detection_dataset(dataset.root)
     source = source_of(recipe, dataset)
     check_slices(recipe, runtime.world)
+    check_processes(recipe, runtime.world)
     needs = {need for phase in recipe.phases for need in phase.method.needs}
     streams = {}
     with runtime.one_before_the_others():
