@@ -27,6 +27,8 @@ class SourceFreeOptions(MethodOptions):
     threshold: float = Field(0.7, ge=0, le=1, description="a teacher's detection above this score is a label")
     teacher_weight: float = Field(1.0, ge=0)
     decay: float = Field(0.999, ge=0, le=1, description="weight of the OLD teacher")
+    every: PositiveInt = Field(1, description="updates between two steps of the teacher's average")
+    regress: bool = Field(False, description="whether the teacher's boxes are trusted in their place")
     warmup: bool = Field(False, description="the decay rises from 0; the first updates then follow the student closely")
     static: StaticLabels = StaticLabels(weight=0.0)
     burn_in: NonNegativeInt = Field(0, description="first updates, in which static labels alone train")

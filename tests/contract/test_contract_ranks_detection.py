@@ -1,4 +1,4 @@
-"""Contract item 16 for detection: what two real processes (gloo) keep, and where they are not one with the doubled batch.
+"""Contract item 16 for detection: what two real processes (gloo) keep, and where they are not one process.
 
 Faster R-CNN samples regions by a generator of each rank, and every detector divides by the regions or positives of its
 own forward, so two ranks are another training than one process. What must hold: both ranks end alike to the last bit,
@@ -53,8 +53,8 @@ def test_the_ranks_end_alike_to_the_last_bit(name: str, ends: dict[str, Any]) ->
 
 @pytest.mark.parametrize("name", ["supervised_detection", "grounded_teacher"])
 def test_two_ranks_count_for_the_relation_what_one_that_sees_all_counts(name: str, ends: dict[str, Any]) -> None:
-    """Three updates of the matrix with weights that stay, each rank seeing half of the images: the same to the last bit.
-    An average of the ranks' own matrices would differ, as their halves do."""
+    """Three updates of the matrix with weights that stay, each rank seeing half of the images: the same to the last
+    bit. An average of the ranks' own matrices would differ, as their halves do."""
     whole, *ranks = (ends[rank][f"still {name}"] for rank in ("none", "0", "1"))
     watched = [k for k in whole if k.startswith(("relation.", "contexts."))]
     matrices = [whole[k] for k in watched if k.endswith("average")]

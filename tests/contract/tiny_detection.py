@@ -1,5 +1,5 @@
-"""The setting every registered detection method is trained in here: pictures of 48 x 48 with two squares, one bright and
-one dim, and a detector of some thousand weights (tests/detection/tiny_sites.py)."""
+"""The setting every registered detection method is trained in here: pictures of 48 x 48 with a bright and a dim square,
+and a detector of some thousand weights (tests/detection/tiny_sites.py)."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "supervised_detection": {"average": 0.9},  # with it there is a teacher to look at
     "detection_mean_teacher": EAGER,
     "static_labels": {"static": {"threshold": 0.1, "until": float("inf")}},
+    "irg": {**EAGER, "every": 1, "width": 16},
+    "pets": {**EAGER, "period": 10},  # an exchange is a test of its own
+    "lpld": {**EAGER, "every": 1, "foreground_min": 0.5},
     "grounded_teacher": {**EAGER, "static": {"threshold": 0.1}, "mixing": 1.0, "crop_side": 8, "bank": 5},
 }
 """What differs from a method's defaults, and why. A method that is not here is tested as it is."""

@@ -20,6 +20,7 @@ from sites_on_disk import adapt_recipe, source_recipe
 from medkd.cli.app import run as medkd
 from medkd.config.load import load_recipe
 from medkd.config.models import load_model
+from medkd.config.registry import methods
 from medkd.data.detection_dataset import ANNOTATIONS, HIDDEN, DetectionDataset
 from medkd.detection.grounded_teacher import GroundedTeacher
 from medkd.engine.fit import PhaseRun
@@ -73,7 +74,16 @@ def guard() -> Iterator[Guard]:
     GUARD.opened.clear()
 
 
-@pytest.mark.parametrize("kind", ["grounded_teacher", "detection_mean_teacher", "static_labels", "adabn"])
+SURE = {"threshold": 0.2}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "grounded_teacher": {**SURE, **STATIC, "mixing": 1.0, "crop_side": 8},
+    "static_labels": {"static": {"weight": 1.0, "threshold": 0.2, "until": float("inf")}},
+    "adabn": {},
+}
+KINDS = [kind for kind, made in methods().items() if "detection" in made.tasks and "labelled" not in made.needs]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_annotation_of_the_target_and_no_source_image_is_opened(
     kind: str, source: Path, target: DetectionDataset, tmp_path: Path, guard: Guard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,10 +103,7 @@ def test_no_annotation_of_the_target_and_no_source_image_is_opened(
     shutil.move(source / "data", gone)
     guard.forbidden = tuple(map(str, (source, gone, root / HIDDEN, root / ANNOTATIONS)))
     try:
-        more = {"grounded_teacher": {**STATIC, "threshold": 0.2, "mixing": 1.0, "crop_side": 8},
-                "detection_mean_teacher": {"threshold": 0.2}, "static_labels": {"static": {
-                    "weight": 1.0, "threshold": 0.2, "until": float("inf")}}}  # fmt: skip
-        train(adapt_recipe(root, init, kind, **more.get(kind, {})), tmp_path / "run")
+        train(adapt_recipe(root, init, kind, **OPTIONS.get(kind, SURE)), tmp_path / "run")
         opened = list(guard.opened)
     finally:
         guard.forbidden = ()
