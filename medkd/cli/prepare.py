@@ -163,7 +163,7 @@ def prepare(
     if dry_run:
         print("nothing was written: leave out --dry-run to write the dataset")
     else:
-        print(f"look at: {out / ('report.json' if detection else 'report.html')}")
+        print(f"look at: {out / 'report.html'}")
         if not (keep_identifiers or table):
             print(f"private: {key or default_key(out)} says whose each case is; keep it, do not pass it on")
         if not detection:

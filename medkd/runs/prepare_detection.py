@@ -37,6 +37,7 @@ from medkd.errors import InputError, raise_all
 from medkd.imaging import nifti
 from medkd.imaging.dicom.picture import read_picture
 from medkd.imaging.nifti import write_nifti
+from medkd.runs.prepare_detection_report import write_detection_page
 from medkd.runs.prepare_names import Names, open_names
 from medkd.runs.prepare_source import NO, SHARES, YES, Found, Source
 from medkd.runs.prepare_write import PROGRESS, Progress, check_out, each
@@ -318,6 +319,7 @@ def _write(
         "decisions": decisions,
     }  # fmt: skip
     write_whole(out / "report.json", json.dumps(report, indent=1, default=str))
+    write_detection_page(dataset, report, len(hidden), names.key is not None)
     write_detection_dataset(dataset, about, hidden)
     (out / PROGRESS).unlink()
 

@@ -88,6 +88,10 @@ class Predicted:
     kept: list[Path] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
+    def in_words(self) -> str:
+        """One line for the console."""
+        return f"masks: {len(self.written)} written, {len(self.kept)} kept (they existed), {len(self.refused)} refused"
+
 
 class TaskRuns(Protocol):
     """The module `medkd.runs.tasks.TASK`."""
