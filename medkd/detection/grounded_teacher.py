@@ -75,7 +75,7 @@ class GroundedTeacher(MeanTeacherDetector):
         if o.fusion == "separate":
             return [*sets, self.label_set("expert", o.weight, found, o.regress)]
         both = [mine if theirs is None else fused(mine, theirs, o.fusion) for mine, theirs in zip(teacher, found)]
-        return [self.label_set("teacher", self.options.teacher_weight, both)]
+        return super().live_sets(both, batch)
 
     def strong_view(self, batch: Batch, sets: list[LabelSet], ctx: StepContext) -> tuple[Tensor, list[LabelSet]]:
         """Crops of confusable classes mixed into the strong view. While static labels count, the labelled stream's rule

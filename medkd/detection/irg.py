@@ -75,6 +75,7 @@ def divergence(target: Tensor, logits: Tensor) -> Tensor:
 
 class InstanceRelationGraph(RegionTeacher):
     options: IrgOptions
+    terms = ("agreement", "contrast")
 
     def __init__(self, student: nn.Module, options: IrgOptions):
         super().__init__(student, options)

@@ -28,6 +28,7 @@ NO_BACKGROUND = 1e-9
 
 class Lpld(RegionTeacher):
     options: LpldOptions
+    terms = ("low",)
 
     def __init__(self, student: nn.Module, options: LpldOptions):
         super().__init__(student, options)

@@ -40,7 +40,7 @@ class MeanTeacherDetector(Method):
     def __init__(self, student: nn.Module, options: SourceFreeOptions):
         super().__init__()
         self.student, self.options = student, options
-        copy_at = options.burn_in or None
+        copy_at = options.burn_in // options.every if options.burn_in else None  # counted in updates of the average
         self.teacher = EmaTeacher(student, options.decay, options.warmup, "blend", "eval", copy_at)
         self.source = FrozenTeacher(copy.deepcopy(student), stored=True) if options.static.weight else None
 

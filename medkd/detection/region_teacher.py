@@ -26,7 +26,10 @@ class Taught:
 
 
 class RegionTeacher(MeanTeacherDetector):
-    """A mean teacher with further losses on the teacher's proposals. Raises InputError for a one-stage detector."""
+    """A mean teacher with further losses, `terms`, on the teacher's proposals. Raises InputError for a one-stage
+    detector."""
+
+    terms: tuple[str, ...]
 
     def __init__(self, student: nn.Module, options: SourceFreeOptions):
         super().__init__(student, options)
@@ -51,12 +54,14 @@ class RegionTeacher(MeanTeacherDetector):
             [s.targets for s in sets], lambda rois, number: self.classification(rois, sets[number], ctx)
         )
         taught, self.taught = self.taught, None
-        if taught is None or not sum(map(len, taught.scene.proposals)):  # the burn-in, or nothing proposed
+        if taught is None:  # the burn-in
             return found, {}
+        if not sum(map(len, taught.scene.proposals)):
+            return found, dict.fromkeys(self.terms, images.new_zeros(()))  # every rank has the same terms
         with torch.autocast(images.device.type, enabled=False):
             return found, self.region_losses(scene, taught)
 
     @abstractmethod
     def region_losses(self, student: Scene, taught: Taught) -> dict[str, Tensor]:
-        """Further losses by name, on the teacher's proposals, of which there is at least one; no gradient reaches the
+        """The terms by name, on the teacher's proposals, of which there is at least one; no gradient reaches the
         teacher."""

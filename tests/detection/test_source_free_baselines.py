@@ -18,7 +18,7 @@ from medkd.detection.irg import RelationGraph, contrast, divergence, positives, 
 from medkd.detection.lpld import distilled, low_confidence
 from medkd.detection.pets import Pets, exchange
 from medkd.detection.pseudo_labels import fused
-from medkd.detection.source_free_options import AdaBNOptions, DetectionMeanTeacherOptions
+from medkd.detection.source_free_options import AdaBNOptions, DetectionMeanTeacherOptions, StaticLabels
 from medkd.engine.fit import fit
 from medkd.engine.options import Optimizer
 from medkd.engine.phases import Phase
@@ -138,6 +138,40 @@ def test_the_terms_of_the_regions_reach_the_student_alone(options: Any) -> None:
     names = {n.split(".")[0] for n, p in run.method.named_parameters() if p.grad is not None}
     assert names == ({"student", "graph"} if isinstance(options, IrgOptions) else {"student"})
     assert set(run.method.candidates()) == {"student", "teacher"}  # the graph does not ship
+
+
+@pytest.mark.parametrize(
+    "options", [LpldOptions(**EAGER, foreground_min=0.5), IrgOptions(**EAGER, width=8)], ids=["lpld", "irg"]
+)
+def test_where_nothing_is_proposed_the_terms_are_there_and_zero(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks average what they log, so all of them must name the same terms; an image without proposals is no error."""
+    run = started(options)
+    look = run.method.teacher.network.scene
+
+    def without(images: Tensor, left: int = 0) -> Any:
+        scene = look(images)
+        scene.proposals = [p[:left] if i == 0 else p[:0] for i, p in enumerate(scene.proposals)]
+        return scene
+
+    names = {f"loss_{term}" for term in run.method.terms}
+    assert [len(d) for d in without(Site().batch(0).image).detections(0.05)] == [0, 0]
+    monkeypatch.setattr(run.method.teacher.network, "scene", without)
+    logs = run.method.step("student", {"unlabelled": Site().batch(0)}, context()).logs
+    assert {name: float(logs[name]) for name in names} == dict.fromkeys(names, 0.0)
+    monkeypatch.setattr(run.method.teacher.network, "scene", lambda images: without(images, 5))
+    output = run.method.step("student", {"unlabelled": Site().batch(0)}, context())
+    assert names <= output.logs.keys()
+    assert torch.isfinite(output.loss)
+
+
+def test_the_burn_in_ends_with_a_copy_also_where_the_average_moves_once_a_period() -> None:
+    options = DetectionMeanTeacherOptions(**EAGER, burn_in=4, every=3, static=StaticLabels(threshold=0.1))
+    run = started(options, steps=9)
+    copied = []
+    for _ in range(9):
+        run.train_one()
+        copied.append(same(tensors(run.method.teacher.network), tensors(run.method.student)))
+    assert copied == [step == 6 for step in range(1, 10)]  # the first average after four updates
 
 
 def test_one_stage_detectors_and_one_class_are_told() -> None:

@@ -102,7 +102,7 @@ class Scene:
     def detections(self, score_threshold: float) -> list[Detections]:
         """The best detections of each image."""
         logits, deltas = self.read(self.proposals)
-        boxes = self.heads.box_coder.decode(deltas, self.proposals)[:, 1:]
+        boxes = self.decoded(deltas, self.proposals)[:, 1:]
         counts = [len(p) for p in self.proposals]
         return [
             best_detections(b, p, self.frame, score_threshold, self.heads.nms_thresh, self.heads.detections_per_img)
@@ -163,11 +163,16 @@ class Scene:
         logits, deltas = self.heads.box_predictor(features)
         return logits.float().roll(-1, 1), deltas.float().view(-1, self.detector.classes + 1, 4)
 
+    def decoded(self, deltas: Tensor, regions: list[Tensor]) -> Tensor:
+        """(R, K + 1, 4) boxes, background first; of no region too, of which torchvision's coder loses the shape."""
+        boxes: Tensor = self.heads.box_coder.decode(deltas, regions)
+        return boxes.reshape(len(deltas), self.detector.classes + 1, 4)
+
     def moved(self, regions: list[Tensor], logits: Tensor, deltas: Tensor) -> Tensor:
         """(R, 4) the regions moved by the deltas of their likeliest class, cut at the border; background stays."""
         classes, best = self.detector.classes, logits.argmax(1)
         column = (best + 1) % (classes + 1)  # torchvision's class ids: 0 is background
-        boxes = self.heads.box_coder.decode(deltas, regions)[torch.arange(len(best), device=best.device), column]
+        boxes = self.decoded(deltas, regions)[torch.arange(len(best), device=best.device), column]
         return torch.where((best == classes)[:, None], torch.cat(regions), clip_boxes_to_image(boxes, self.frame))
 
 
