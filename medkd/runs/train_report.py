@@ -30,7 +30,7 @@ def write_train_report(
     page.facts(
         {
             f"validation {name}": f"{in_words(score)} ({trained['candidate']}, "
-            f"{trained['weights']} weights, chosen at update {trained['selected_at_step']} of the last phase)",
+            f"{trained['weights']} weights, of update {trained['selected_at_step']} of the last phase)",
             "labelled training cases": trained["labelled_cases"],
             "unlabelled training cases": trained["unlabelled_cases"],
             "validation cases": len(dataset.select("val")),
@@ -44,7 +44,7 @@ def write_train_report(
             "software": ", ".join(f"{k} {v}" for k, v in manifest["packages"].items()),
         }
     )
-    if dataset.select("val"):
+    if dataset.select("val") and (recipe.ship == "best" or any(p.hand_over == "best" for p in recipe.phases[:-1])):
         page.warning(
             f"Validation {name} is computed on the preprocessed grid and has chosen the checkpoint: it is optimistic. "
             "Judge the model by medkd evaluate on test patients."

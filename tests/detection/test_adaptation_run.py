@@ -152,6 +152,30 @@ def test_a_choice_by_the_targets_labels_is_called_an_oracle(source: Path, tmp_pa
     assert any("oracle" in note for note in build(recipe.model_copy(update={"ship": "best"})).notes())
 
 
+class Falling:
+    """A task whose score falls from validation to validation."""
+
+    primary = "ap50"
+
+    def __init__(self, setup: Any):
+        self.scores = iter([0.9, 0.5, 0.3])
+
+    def evaluate(self, network: Any, limit: int | None = None) -> dict[str, float]:
+        return {"ap50": 0.0 if limit else next(self.scores)}
+
+
+def test_last_weights_are_described_by_their_own_score(source: Path, tmp_path: Path) -> None:
+    """The best validation came earlier; the model that ships is the last one, and card and page speak of it."""
+    data = write_cells(tmp_path / "target", train=2, val=1, test=1, labelled=False).root
+    recipe = adapt_recipe(data, source / "run", "adabn")  # one candidate
+    phase = recipe.phases[0].model_copy(update={"validate_every": 1})
+    selection = train(recipe.model_copy(update={"phases": (phase,)}), tmp_path / "run", watch=Falling)
+    trained = load_model(tmp_path / "run").description.trained
+    assert (selection.score, selection.step) == (0.9, 1)
+    assert (trained["validation_score"], trained["selected_at_step"]) == (0.3, 3)
+    assert "has chosen the checkpoint" not in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_source_training_still_needs_a_validation_case(tmp_path: Path) -> None:
     data = write_cells(tmp_path / "data", train=2, val=0, test=1).root
     with pytest.raises(InputError, match="no validation case"):
