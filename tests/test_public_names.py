@@ -34,7 +34,7 @@ def test_methods_and_claims() -> None:
     assert set(methods()) == {
         "supervised", "labelled_copy_paste", "self_training", "mean_teacher", "ua_mt", "cps", "unimatch", "bcp",
         "tgeo_kd", "distil", "ofa", "supervised_detection", "distil_detection", "adabn", "static_labels",
-        "detection_mean_teacher", "grounded_teacher",
+        "detection_mean_teacher", "grounded_teacher", "irg", "pets", "lpld",
     }  # fmt: skip
     assert set(CLAIMS) == {
         "bcp", "pld", "ofa", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy",

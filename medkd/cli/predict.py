@@ -31,13 +31,12 @@ def predict(
     from medkd.runs.signals import store_signals
 
     with Progress(transient=True) as bar:
-        task = bar.add_task("scans", total=None)
+        task = bar.add_task("images", total=None)
         run = store_signals if logits else segment
         done = run(
             model, source, out, device=device, overwrite=overwrite,
             progress=lambda n, total: bar.update(task, completed=n, total=total),
         )  # fmt: skip
-    what = "cases with logits" if logits else "files"
-    print(f"{what}: {len(done.written)} written, {len(done.kept)} kept (they existed), {len(done.refused)} refused")
+    print(done.in_words())
     if done.refused:
         raise InputError(done.refused)

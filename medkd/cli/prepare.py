@@ -181,7 +181,7 @@ def prepare(
     if dry_run:
         print("nothing was written: leave out --dry-run to write the dataset")
     else:
-        print(f"look at: {out / ('report.json' if single else 'report.html')}")
+        print(f"look at: {out / ('report.json' if task == 'classification' else 'report.html')}")
         if not (keep_identifiers or (table and not single)):
             print(f"private: {key or default_key(out)} says whose each case is; keep it, do not pass it on")
         if not single:

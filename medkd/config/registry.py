@@ -6,6 +6,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from medkd.detection.baseline_options import IrgOptions, LpldOptions, PetsOptions
 from medkd.detection.options import DistilDetectionOptions, SupervisedDetectionOptions
 from medkd.detection.source_free_options import (
     AdaBNOptions,
@@ -45,7 +46,10 @@ MethodUnion = Annotated[
     | AdaBNOptions
     | StaticLabelsOptions
     | DetectionMeanTeacherOptions
-    | GroundedTeacherOptions,
+    | GroundedTeacherOptions
+    | IrgOptions
+    | PetsOptions
+    | LpldOptions,
     Field(discriminator="kind"),
 ]
 

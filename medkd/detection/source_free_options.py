@@ -27,6 +27,8 @@ class SourceFreeOptions(MethodOptions):
     threshold: float = Field(0.7, ge=0, le=1, description="a teacher's detection above this score is a label")
     teacher_weight: float = Field(1.0, ge=0)
     decay: float = Field(0.999, ge=0, le=1, description="weight of the OLD teacher")
+    every: PositiveInt = Field(1, description="updates between two steps of the teacher's average")
+    regress: bool = Field(False, description="whether the teacher's boxes are trusted in their place")
     warmup: bool = Field(False, description="the decay rises from 0; the first updates then follow the student closely")
     static: StaticLabels = StaticLabels(weight=0.0)
     burn_in: NonNegativeInt = Field(0, description="first updates, in which static labels alone train")
@@ -105,7 +107,11 @@ class GroundedTeacherOptions(SourceFreeOptions):
         False, description="the context also counts missed objects (ours, not the paper's)"
     )
     blend: float = Field(0.25, ge=0, le=1, description="share of the phase over which the target's matrix takes over")
-    source_matrix: str | None = Field(None, description="the relational context of the source training, JSON")
+    source_matrix: str | None = Field(
+        None,
+        description="relation.json of the source training; medkd train takes that of init where this is not set, and "
+        "where there is none the context is learnt from the static labels",
+    )
 
     paper: ClassVar[str] = "Ashraf et al., Context Aware Grounded Teacher, arXiv 2504.15404"
     summary: ClassVar[str] = "mean teacher with an expert's boxes; class confusions weight the loss and choose crops"

@@ -95,14 +95,16 @@ class FrozenTeacher(nn.Module):
 
     differentiable: gradients pass through it to its input (something upstream is trained), and it collects none.
     Its weights are not in the checkpoint, only their fingerprint: whoever builds the method supplies the same network
-    again, and another one is refused when a run is resumed.
+    again, and another one is refused when a run is resumed. stored: they are in it, for a network that nobody can
+    supply again, such as what the student of a later phase started from.
     """
 
-    def __init__(self, network: nn.Module, differentiable: bool = False):
+    def __init__(self, network: nn.Module, differentiable: bool = False, stored: bool = False):
         super().__init__()
-        self.network, self.differentiable = network.requires_grad_(False), differentiable
-        self.register_state_dict_post_hook(_without_network)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_with_network)  # type: ignore[no-untyped-call]
+        self.network, self.differentiable, self.stored = network.requires_grad_(False), differentiable, stored
+        if not stored:
+            self.register_state_dict_post_hook(_without_network)  # type: ignore[no-untyped-call]
+            self.register_load_state_dict_pre_hook(_with_network)  # type: ignore[no-untyped-call]
         self.train()
 
     def train(self, mode: bool = True) -> FrozenTeacher:
@@ -116,7 +118,8 @@ class FrozenTeacher(nn.Module):
         return output
 
     def get_extra_state(self) -> Tensor:
-        return torch.frombuffer(bytearray(fingerprint(self.network), "ascii"), dtype=torch.uint8)
+        text = "" if self.stored else fingerprint(self.network)
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
         if not torch.equal(state.cpu(), self.get_extra_state()):

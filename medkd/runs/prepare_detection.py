@@ -26,6 +26,7 @@ from medkd.data.detection_dataset import (
 )
 from medkd.data.image_cases import ImageCase, Unit
 from medkd.errors import raise_all
+from medkd.runs.prepare_detection_report import write_detection_page
 from medkd.runs.prepare_images import (
     Item,
     Labelled,
@@ -164,5 +165,6 @@ def _write(
         "decisions": decisions,
     }  # fmt: skip
     write_whole(out / "report.json", json.dumps(report, indent=1, default=str))
+    write_detection_page(dataset, report, len(hidden), names.key is not None)
     write_detection_dataset(dataset, about, hidden)
     (out / PROGRESS).unlink()

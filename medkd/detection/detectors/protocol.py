@@ -7,15 +7,16 @@ images: the backbone runs once, each set gets an assignment of its own. Images o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medkd.data.targets import Detections, Target
+from medkd.errors import InputError
 
 TargetSet: TypeAlias = "Sequence[Target | None]"
 """One target an image; None: the image has no part in the losses of this set (not even as background)."""
@@ -97,6 +98,51 @@ class Detector(Protocol):
         ...
 
 
+class Scene(Protocol):
+    """One forward of a batch through a two-stage detector: what its sets of labels and its regions share."""
+
+    proposals: list[Tensor]
+    """(R_i, 4) of each image, no gradient."""
+
+    def losses(
+        self, target_sets: Sequence[TargetSet], classification: Classification | None = None
+    ) -> list[DetectorLosses]:
+        """As `Detector.losses`."""
+        ...
+
+    def detections(self, score_threshold: float) -> list[Detections]:
+        """As `Detector.predict`."""
+        ...
+
+    def features(self, regions: list[Tensor]) -> Tensor:
+        """(R, D) float32 of the regions of all images: what the box predictor reads."""
+        ...
+
+    def classify(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (R, K + 1), background last, and box deltas in the detector's own layout, of features (R, D)."""
+        ...
+
+    def moved(self, regions: list[Tensor], logits: Tensor, deltas: Tensor) -> Tensor:
+        """(R, 4) the regions moved by the deltas of their likeliest class; those that are background stay."""
+        ...
+
+
+class TwoStage(Detector, Protocol):
+    """A detector with regions of interest."""
+
+    def scene(self, images: Tensor) -> Scene: ...
+
+
+def two_stage(network: nn.Module) -> TwoStage:
+    """The network as a detector with regions. Raises InputError for a one-stage detector."""
+    if not hasattr(network, "scene"):
+        raise InputError(
+            f"{type(network).__name__} has no regions of interest, which the method compares; use detector.kind: "
+            "faster_rcnn"
+        )
+    return cast(TwoStage, network)
+
+
 def soft_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:
     """(R,) of logits and soft labels, both (R, K + 1): -sum_k y_k log softmax(z)_k.
 
@@ -118,7 +164,7 @@ def weights(target: Target) -> Tensor:
     return torch.ones_like(target.boxes[:, 0]) if target.weight is None else target.weight.float()
 
 
-def check_sets(images: Tensor, target_sets: Sequence[TargetSet]) -> None:
+def check_sets(images: Sized, target_sets: Sequence[TargetSet]) -> None:
     """Raise ValueError unless every set has one entry an image."""
     for number, targets in enumerate(target_sets):
         if len(targets) != len(images):

@@ -22,7 +22,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 
 from medkd.data.targets import Detections
 from medkd.detection.detectors.assignment import Rows, best_detections, match, sampled
@@ -57,45 +57,33 @@ class TorchvisionRCNN(nn.Module):
     def losses(
         self, images: Tensor, target_sets: Sequence[TargetSet], classification: Classification | None = None
     ) -> list[DetectorLosses]:
-        check_sets(images, target_sets)
-        scene = Scene(self, images)
-        result = []
-        for number, targets in enumerate(target_sets):
-            present = {i: Rows.of(target, self.classes) for i, target in enumerate(targets) if target is not None}
-            objectness, rpn_box = scene.anchor_losses(present)
-            rois, box = scene.region_losses(present)
-            class_loss = classification(rois, number) if classification else rois.mean()
-            result.append(DetectorLosses(class_loss, box, objectness, rpn_box, rois))
-        return result
+        return self.scene(images).losses(target_sets, classification)
 
     @torch.no_grad()
     def predict(self, images: Tensor, score_threshold: float = 0.05) -> list[Detections]:
-        scene = Scene(self, images)
-        logits, deltas = scene.read(scene.proposals)
-        boxes = self.roi_heads.box_coder.decode(deltas, scene.proposals)[:, 1:]
-        counts = [len(p) for p in scene.proposals]
-        frame, heads = scene.frame, self.roi_heads
-        return [
-            best_detections(b, p, frame, score_threshold, heads.nms_thresh, heads.detections_per_img)
-            for b, p in zip(boxes.split(counts), logits.softmax(1).split(counts))
-        ]
+        return self.scene(images).detections(score_threshold)
+
+    def scene(self, images: Tensor) -> Scene:
+        """One forward up to the proposals."""
+        return Scene(self, images)
 
     def class_logits(self, images: Tensor, regions: Sequence[Tensor] | None = None) -> Tensor:
         sizes = [(images.shape[-2], images.shape[-1])] * len(images)
         given = [images.new_zeros(0, 4)] * len(images) if regions is None else list(regions)
-        return self.read(self.maps(images), given, sizes)[0]
+        return self.classify(self.features(self.maps(images), given, sizes))[0]
 
     def maps(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """The levels of the pyramid, float32."""
         return OrderedDict((name, m.float()) for name, m in self.backbone(images).items())
 
-    def read(
-        self, maps: OrderedDict[str, Tensor], regions: list[Tensor], sizes: list[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor]:
-        """Class logits (R, K + 1), background last, and box deltas (R, K + 1, 4), background FIRST, of all regions."""
-        heads = self.roi_heads
-        pooled = heads.box_roi_pool(maps, regions, sizes)
-        logits, deltas = heads.box_predictor(heads.box_head(pooled))
+    def features(self, maps: OrderedDict[str, Tensor], regions: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        """(R, D) float32: what the box predictor reads of the regions of all images."""
+        features: Tensor = self.roi_heads.box_head(self.roi_heads.box_roi_pool(maps, regions, sizes))
+        return features.float()
+
+    def classify(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits (R, K + 1), background last, and box deltas (R, K + 1, 4), background FIRST, of (R, D)."""
+        logits, deltas = self.roi_heads.box_predictor(features)
         return from_torchvision_columns(logits.float()), deltas.float().view(-1, self.classes + 1, 4)
 
     def feature_map(self, images: Tensor) -> Tensor:
@@ -109,8 +97,8 @@ class Scene:
         self.detector, self.rpn, self.heads = detector, detector.rpn, detector.roi_heads
         self.frame = (images.shape[-2], images.shape[-1])
         self.sizes = [self.frame] * len(images)
-        self.features = detector.maps(images)
-        maps = list(self.features.values())
+        self.maps = detector.maps(images)
+        maps = list(self.maps.values())
         objectness, deltas = self.rpn.head(maps)
         self.anchors: list[Tensor] = self.rpn.anchor_generator(ImageList(images, self.sizes), maps)
         level_sizes = [level[0].numel() for level in objectness]
@@ -118,6 +106,31 @@ class Scene:
         self.objectness, self.deltas = objectness.flatten().float(), deltas.float()
         decoded = self.rpn.box_coder.decode(self.deltas.detach(), self.anchors).view(len(images), -1, 4)
         self.proposals: list[Tensor] = self.rpn.filter_proposals(decoded, self.objectness, self.sizes, level_sizes)[0]
+
+    def losses(
+        self, target_sets: Sequence[TargetSet], classification: Classification | None = None
+    ) -> list[DetectorLosses]:
+        """Of each set of labels, with assignments of its own."""
+        check_sets(self.sizes, target_sets)
+        result = []
+        for number, targets in enumerate(target_sets):
+            present = {i: Rows.of(t, self.detector.classes) for i, t in enumerate(targets) if t is not None}
+            objectness, rpn_box = self.anchor_losses(present)
+            rois, box = self.region_losses(present)
+            class_loss = classification(rois, number) if classification else rois.mean()
+            result.append(DetectorLosses(class_loss, box, objectness, rpn_box, rois))
+        return result
+
+    @torch.no_grad()
+    def detections(self, score_threshold: float) -> list[Detections]:
+        """The best detections of each image."""
+        logits, deltas = self.read(self.proposals)
+        boxes = self.decoded(deltas, self.proposals)[:, 1:]
+        counts = [len(p) for p in self.proposals]
+        return [
+            best_detections(b, p, self.frame, score_threshold, self.heads.nms_thresh, self.heads.detections_per_img)
+            for b, p in zip(boxes.split(counts), logits.softmax(1).split(counts))
+        ]
 
     def anchor_losses(self, present: dict[int, Rows]) -> tuple[Tensor, Tensor]:
         """Objectness and anchor regression of the images in `present`, both over the number of sampled anchors."""
@@ -161,8 +174,27 @@ class Scene:
         return RoIs(logits, gt, soft, loss, everywhere), box / max(1, len(gt))
 
     def read(self, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """`TorchvisionRCNN.read` of regions of the scene."""
-        return self.detector.read(self.features, regions, self.sizes)
+        """Class logits and box deltas of regions of the scene."""
+        return self.classify(self.features(regions))
+
+    def features(self, regions: list[Tensor]) -> Tensor:
+        """`TorchvisionRCNN.features` of regions of the scene."""
+        return self.detector.features(self.maps, regions, self.sizes)
+
+    def classify(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.detector.classify(features)
+
+    def decoded(self, deltas: Tensor, regions: list[Tensor]) -> Tensor:
+        """(R, K + 1, 4) boxes, background first; of no region too, of which torchvision's coder loses the shape."""
+        boxes: Tensor = self.heads.box_coder.decode(deltas, regions)
+        return boxes.reshape(len(deltas), self.detector.classes + 1, 4)
+
+    def moved(self, regions: list[Tensor], logits: Tensor, deltas: Tensor) -> Tensor:
+        """(R, 4) the regions moved by the deltas of their likeliest class, cut at the border; background stays."""
+        classes, best = self.detector.classes, logits.argmax(1)
+        column = torchvision_ids(best, classes)
+        boxes = self.decoded(deltas, regions)[torch.arange(len(best), device=best.device), column]
+        return torch.where((best == classes)[:, None], torch.cat(regions), clip_boxes_to_image(boxes, self.frame))
 
 
 def _smooth_l1(deltas: Tensor, wanted: Tensor, used: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,14 +29,27 @@ SHOWN = 0.5  # score above which a detection is drawn
 THRESHOLD = 0.05
 
 
+@dataclass
+class Detected(Predicted):
+    """images: how many were looked at; boxes: how many were found in them."""
+
+    images: int = 0
+    boxes: int = 0
+
+    def in_words(self) -> str:
+        if self.kept:
+            return f"{self.kept[0]} is kept (it existed): --overwrite detects anew"
+        return f"images: {self.images} looked at, {len(self.refused)} refused; boxes: {self.boxes} above {THRESHOLD}"
+
+
 def predict(
     model: Model, source: Path, out: Path, device: torch.device, overwrite: bool, progress: Progress | None
-) -> Predicted:
+) -> Detected:
     """Write the detections of every image of `source`. An image that cannot be read costs one line, not the others."""
     description = model.description
     assert isinstance(description, DetectionModel)
     files = find_images(source, description.preprocess.dims)
-    done, rows = Predicted(), []
+    done, rows = Detected(), []
     if (out / "detections.json").exists() and not overwrite:
         done.kept.append(out / "detections.json")
         return done
@@ -47,6 +61,7 @@ def predict(
                 network, file, len(description.channels), description.preprocess, device, THRESHOLD
             )
             rows.append((file.name, found))
+            done.images, done.boxes = done.images + 1, done.boxes + len(found)
             if description.preprocess.dims == 2:
                 from medkd.report.detections import Boxed, detection_sheet
 
