@@ -11,7 +11,8 @@ import typer
 
 from medkd.claims.reproduce import CLAIMS
 from medkd.cli.app import app
-from medkd.config.recipe import PhaseOptions
+from medkd.config.classification import ClassificationPhase, ClassificationRecipe
+from medkd.config.recipe import PhaseOptions, Recipe
 from medkd.config.registry import methods
 from medkd.config.segmentation import SegmentationPhase, SegmentationRecipe
 from medkd.distill import losses
@@ -63,6 +64,10 @@ def test_keys_of_a_recipe() -> None:
         "name", "method", "steps", "optimizer", "candidate", "hand_over", "carry_optimizer", "validate_every",
         "accumulate", "becomes", "optimizers",
     }  # fmt: skip
+    assert set(ClassificationRecipe.model_fields) == set(Recipe.model_fields) | {
+        "preprocess", "network", "loss", "select", "labelled", "unlabelled",
+    }  # fmt: skip
+    assert set(ClassificationPhase.model_fields) == set(PhaseOptions.model_fields) | {"network"}
     assert set(SegmentationPhase.model_fields) == set(PhaseOptions.model_fields) | {"network"}
 
 

@@ -22,7 +22,8 @@ def evaluate(
 ) -> None:
     """Score a model, with intervals over patients.
 
-    Segmentation: Dice, Jaccard, HD95, ASSD, NSD per class, on each scan's own grid.
+    Segmentation: Dice, Jaccard, HD95, ASSD, NSD per class, on each scan's own grid. Detection: average precision.
+    Classification: sensitivity, specificity and AUC per class, balanced accuracy, calibration.
     """
     from rich.progress import Progress
 

@@ -42,11 +42,8 @@ class GroundedTeacher(MeanTeacherDetector):
         )  # fmt: skip
         if o.source_matrix:
             self.context("source").start_from(read_matrix(Path(o.source_matrix), self.context("source")))
-        first = next(m for m in student.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)))
-        sides = [o.crop_side] * (2 if isinstance(first, nn.Conv2d) else 3)
-        self.banks = nn.ModuleDict(
-            {name: CropBank(classes, first.in_channels, sides, o.bank) for name in ("source", "target")}
-        )
+        channels, sides = int(student.channels), [o.crop_side] * int(student.dims)  # type: ignore[arg-type]
+        self.banks = nn.ModuleDict({name: CropBank(classes, channels, sides, o.bank) for name in ("source", "target")})
         self.mix = RelationMix(o.mixing)
         self.collected_at: dict[str, int] = {}  # the iteration whose counts each context holds
         self.seen: list[tuple[str, Tensor, list[Target]]] = []  # crops of this iteration, for the banks

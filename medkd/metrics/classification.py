@@ -11,6 +11,9 @@ ECE                 expected calibration error (Naeini et al., 2015) of the most
                     equal width of its probability, mean over cases of the bins' |accuracy - mean probability|. It is
                     biased upwards where bins hold few cases; compare only at the same bins and number of cases.
 
+A value without any error has the interval [1, 1], which is too narrow: resampling cannot draw what was not seen. Of n
+independent cases a share of errors of up to about 3 / n remains possible.
+
 A resample without a case of a class that the whole test set has says nothing of that class, nor of means over classes.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> bytes:
     if counts.shape != (k, k):
         raise InputError(f"the confusion has the shape {counts.shape}; {k} classes need ({k}, {k})")
     side = max(2.2, 0.42 * k)
-    figure = _figure(side + 1.6, side + 0.9)
+    figure = _figure(side + 1.1, side + 0.9)
     ax = figure.subplots()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -31,7 +32,9 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> bytes:
                 colour = "white" if shares[row, column] > 0.6 else INK
                 ax.text(column, row, f"{counts[row, column]}", ha="center", va="center", size=SMALL, color=colour)
     names = [shorten(name, 1.2, NORMAL) for name in classes]
-    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
+    turned: dict[str, Any] = (
+        {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
+    )
     ax.set_xticks(range(k), names, size=NORMAL, parse_math=False, **turned)
     ax.set_yticks(range(k), names, size=NORMAL, parse_math=False)
     ax.set_xlabel("predicted", size=NORMAL, color=INK)
@@ -43,13 +46,14 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> bytes:
 
 
 def reliability_diagram(cases: np.ndarray, probability: np.ndarray, accuracy: np.ndarray) -> bytes:
-    """Accuracy against mean probability of bins of equal width, above the cases in each; all (bins,). The dashed
-    diagonal is perfect calibration."""
+    """Accuracy against mean probability of bins of equal width, above the cases in each, which also size the dots; all
+    (bins,). The dashed diagonal is perfect calibration."""
     bins, kept = len(cases), cases > 0
     figure = _figure(4.0, 4.6)
     ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     ax.plot([0, 1], [0, 1], color=FAINT, lw=1, ls="dashed")
-    ax.plot(probability[kept], accuracy[kept], "o-", color=COLOURS[0], ms=5, lw=1.3, mec="white", mew=0.6)
+    style: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.6, "zorder": 3, "clip_on": False}
+    ax.scatter(probability[kept], accuracy[kept], 12 + 150 * cases[kept] / cases.sum(), COLOURS[0], **style)
     ax.set(xlim=(0, 1), ylim=(-0.02, 1.02))
     ax.set_ylabel("share that is right", size=NORMAL, color=INK)
     below.bar((np.arange(bins) + 0.5) / bins, cases, width=0.9 / bins, color=COLOURS[0], alpha=0.5)
@@ -70,7 +74,7 @@ def image_sheet(images: Sequence[np.ndarray], titles: Sequence[tuple[str, str]],
         flat = image[..., 0]
         shades = image if image.shape[-1] == 3 else np.repeat(grey(flat, grey_limits(flat))[..., None], 3, 2)
         ax.imshow(shades.clip(0, 1), aspect="equal", interpolation_stage="rgba")
-        ax.set_title(shorten(f"{kind}  {name}", panel, SMALL), size=SMALL, pad=3, parse_math=False)
+        ax.set_title(shorten(f"{kind}  {name}", 0.9 * panel, SMALL), size=SMALL, pad=3, parse_math=False)
     return png(figure)
 
 

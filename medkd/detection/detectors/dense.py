@@ -38,6 +38,8 @@ class DenseDetector(nn.Module, ABC):
     """`Detector`; a subclass says what the outputs are, which anchors match, and how boxes are encoded."""
 
     classes: int
+    channels: int
+    dims: int
     nms: float
     most: int
 

@@ -71,9 +71,11 @@ class DetectorLosses:
 
 
 class Detector(Protocol):
-    """An nn.Module with `classes` foreground classes."""
+    """An nn.Module with `classes` foreground classes, for images (B, channels, *S) with `dims` spatial axes."""
 
     classes: int
+    channels: int
+    dims: int
 
     def losses(
         self, images: Tensor, target_sets: Sequence[TargetSet], classification: Classification | None = None

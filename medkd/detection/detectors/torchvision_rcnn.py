@@ -26,6 +26,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from medkd.data.targets import Detections
 from medkd.detection.detectors.assignment import Rows, best_detections, match, sampled
+from medkd.detection.detectors.conventions import from_torchvision_columns, torchvision_ids
 from medkd.detection.detectors.options import FasterRCNNOptions
 from medkd.detection.detectors.protocol import (
     Classification,
@@ -45,10 +46,13 @@ POOLED = 7  # side of a pooled region
 class TorchvisionRCNN(nn.Module):
     """`Detector` around the parts of a torchvision FasterRCNN whose backbone is a Pyramid."""
 
+    dims = 2
+
     def __init__(self, parts: FasterRCNN, classes: int):
         super().__init__()
         self.backbone: Pyramid = parts.backbone
         self.rpn, self.roi_heads, self.classes = parts.rpn, parts.roi_heads, classes
+        self.channels = self.backbone.channels
 
     def losses(
         self, images: Tensor, target_sets: Sequence[TargetSet], classification: Classification | None = None
@@ -92,7 +96,7 @@ class TorchvisionRCNN(nn.Module):
         heads = self.roi_heads
         pooled = heads.box_roi_pool(maps, regions, sizes)
         logits, deltas = heads.box_predictor(heads.box_head(pooled))
-        return logits.float().roll(-1, 1), deltas.float().view(-1, self.classes + 1, 4)
+        return from_torchvision_columns(logits.float()), deltas.float().view(-1, self.classes + 1, 4)
 
     def feature_map(self, images: Tensor) -> Tensor:
         return next(reversed(self.backbone.maps(images).values()))
@@ -151,7 +155,7 @@ class Scene:
         weight = torch.cat([r.weight[k] for r, k in zip(rows, row)])
         regress = torch.cat([r.regress[k] for r, k in zip(rows, row)])
         wanted = torch.cat(self.heads.box_coder.encode([r.boxes[k] for r, k in zip(rows, row)], regions))
-        column = (gt + 1) % (self.detector.classes + 1)  # torchvision's class ids: 0 is background
+        column = torchvision_ids(gt, self.detector.classes)
         box = _smooth_l1(deltas[torch.arange(len(gt), device=gt.device), column], wanted, regress)
         loss = soft_cross_entropy(logits, soft) * weight
         return RoIs(logits, gt, soft, loss, everywhere), box / max(1, len(gt))

@@ -139,7 +139,11 @@ def _report(
     from medkd.report.page import Page
 
     page = Page("Evaluation", f"{scores.cases} {summary['split']} images, {scores.units} {scores.unit}s")
-    page.table(*table, f"95 % intervals over {scores.unit}s. AUC: each class against the rest.")
+    page.table(
+        *table,
+        f"95 % intervals over {scores.unit}s. AUC: each class against the rest. An interval of no width says only "
+        "that no error was seen: among n cases a share of up to 3 / n can stay unseen.",
+    )
     page.facts({
         "accuracy": _cell(summary["accuracy"]), "balanced accuracy": _cell(summary["balanced_accuracy"]),
         f"expected calibration error ({BINS} bins of equal width, most probable class)": _cell(summary[ECE]),
