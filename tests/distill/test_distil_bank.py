@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,22 +13,24 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medkd.distill.losses.crd import CRDLoss
 from medkd.distill.options import DistilOptions
 from medkd.engine.fit import PhaseRun, fit
 from medkd.engine.method import Batch, StepContext, StepOutput
-from medkd.engine.options import Optimizer
+from medkd.engine.options import Optimizer, RuntimeOptions
 from medkd.engine.phases import Phase
 from medkd.engine.randomness import Draws, generator, seeded
-from medkd.engine.runtime import Runtime
+from medkd.engine.runtime import Runtime, open_runtime
 from medkd.engine.tracking import Tracker
 from medkd.errors import InputError
 
 IMAGES = torch.randn(12, 1, 8, 8, generator=generator("bank"))
 CLASSES = torch.arange(12) % 3
 NAMES = tuple(f"image{i:02}" for i in range(12))
+CPU = Runtime(torch.device("cpu"))
 CRD = {"kind": "crd", "student": "2", "teacher": "2", "dim": 8, "temperature": 0.5}
 
 
@@ -69,8 +75,8 @@ def phase(steps: int = 4, stream: Any = None, accumulate: int = 1) -> Phase:
     return Phase("student", options.build, steps, {"labelled": stream or Images()}, optimizer, accumulate=accumulate)
 
 
-def started(**values: Any) -> PhaseRun:
-    return PhaseRun(phase(**values), network, Task(), Runtime(torch.device("cpu")), 0, Tracker(), {}, {}, 0)
+def started(runtime: Runtime = CPU, **values: Any) -> PhaseRun:
+    return PhaseRun(phase(**values), network, Task(), runtime, 0, Tracker(), {}, {}, 0)
 
 
 def bank(run: PhaseRun) -> CRDLoss:
@@ -151,10 +157,10 @@ def test_micro_batches_move_the_rows_of_the_whole_batch() -> None:
 
 
 def test_a_resumed_run_has_the_same_banks(tmp_path: Path) -> None:
-    whole = fit([phase(6)], network, Task(), Runtime(torch.device("cpu")), 0)
+    whole = fit([phase(6)], network, Task(), CPU, 0)
     with pytest.raises(KeyboardInterrupt):
-        fit([phase(6, Images(stop=4))], network, Task(), Runtime(torch.device("cpu")), 0, out=tmp_path, save_every=2)
-    resumed = fit([phase(6)], network, Task(), Runtime(torch.device("cpu")), 0, out=tmp_path, resume=True)
+        fit([phase(6, Images(stop=4))], network, Task(), CPU, 0, out=tmp_path, save_every=2)
+    resumed = fit([phase(6)], network, Task(), CPU, 0, out=tmp_path, resume=True)
     assert all(torch.equal(v, resumed.last[k]) for k, v in whole.last.items())
 
 
@@ -163,3 +169,32 @@ def test_an_image_without_a_row_is_an_error() -> None:
     x = replace(Images().batch(0), case_ids=("image00", "new", "image01", "newer"))
     with pytest.raises(InputError, match="new, newer had no place in the memory bank"):
         run.method.banks.loss(0, bank(run), torch.zeros(4, 4), torch.zeros(4, 6), x, StepContext(0, 1, 0, 0, Task()))
+
+
+@pytest.mark.slow
+def test_two_processes_hold_one_bank(tmp_path: Path) -> None:
+    """Each sees half of the batch, and both move the rows of the whole."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen([sys.executable, __file__, str(tmp_path)], env=env | {"RANK": str(r), "LOCAL_RANK": str(r)})
+        for r in range(2)
+    ]
+    assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]
+    first, second = (load_file(tmp_path / f"rank{r}.safetensors") for r in range(2))
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=0, atol=0)
+    before = bank(started()).student_bank
+    moved = (first["losses.0.student_bank"] != before).any(1).nonzero()[:, 0].tolist()
+    assert moved == [0, 1, 2, 3, 4, 5, 6, 7]  # two steps of four images
+
+
+if __name__ == "__main__":
+    run = started(open_runtime(RuntimeOptions(device="cpu"), ranks=True))
+    for _ in range(2):
+        run.train_one()
+    tensors = {k: v for k, v in run.method.state_dict().items() if "extra_state" not in k}
+    save_file(tensors, Path(sys.argv[1]) / f"rank{run.runtime.rank}.safetensors")

@@ -243,6 +243,24 @@ def test_signals_are_refused_where_they_would_be_wrong(data: Path, model: Path, 
         build(made).phases[0].streams["labelled"].batch(0)
 
 
+def test_signals_in_another_order_of_classes_are_put_in_ours(data: Path, signals: Path, tmp_path: Path) -> None:
+    names = list(read_dataset(data).classes)
+    turned = [names[0], *reversed(names[1:])]
+    other = tmp_path / "turned"
+    other.mkdir()
+    for path in signals.glob("*.safetensors"):
+        (other / path.name).write_bytes(path.read_bytes())
+    (other / "signals.yaml").write_text(yaml.safe_dump({"task": "segmentation", "classes": turned}))
+    logits = []
+    for folder in (signals, other):
+        method, phase = distilled(recipe(data, [STUDENT], teacher=str(folder)))
+        logits.append(teacher_logits(method.teacher, phase.streams["labelled"].batch(0)))
+    assert torch.equal(logits[1], logits[0][:, [turned.index(name) for name in names]])
+    (other / "signals.yaml").write_text(yaml.safe_dump({"task": "segmentation", "classes": names[:3]}))
+    with pytest.raises(InputError, match=r"has the classes background, \w+, \w+; the dataset background, .* any order"):
+        build(recipe(data, [STUDENT], teacher=str(other)))
+
+
 def test_a_missing_case_is_an_error(data: Path, signals: Path, tmp_path: Path) -> None:
     part = tmp_path / "part"
     part.mkdir()
