@@ -9,8 +9,8 @@ import numpy as np
 
 from medkd.data.dataset import SPLITS
 from medkd.data.detection_dataset import Boxes, DetectionDataset
-from medkd.data.image_preprocess import read_pixels
 from medkd.data.image_cases import ImageCase
+from medkd.data.image_preprocess import read_pixels
 from medkd.report.detections import Boxed, detection_sheet
 from medkd.report.page import Page
 from medkd.runs.prepare_report import words
