@@ -12,7 +12,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from medkd.claims.bcp import summarise
-from medkd.claims.experiment import Experiment, Line
+from medkd.claims.experiment import Experiment
+from medkd.claims.runner import Line
 from medkd.data.dataset import write_whole
 from medkd.report.curves import arms_figure, compare_curves
 
