@@ -9,7 +9,6 @@ labels, and the target's, which takes over.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from medkd.detection.detectors.protocol import RoIs
 from medkd.detection.experts import ExpertLabels
 from medkd.detection.mean_teacher import LabelSet, MeanTeacherDetector, replaced
 from medkd.detection.pseudo_labels import confident, fused
+from medkd.detection.relation_file import read_matrix
 from medkd.detection.relation_mix import RelationMix
 from medkd.detection.relational import RelationalContext, blended
 from medkd.detection.semantic_loss import semantic_weights
@@ -41,14 +41,14 @@ class GroundedTeacher(MeanTeacherDetector):
              for name in ("source", "target")}
         )  # fmt: skip
         if o.source_matrix:
-            self.context("source").start_from(read_matrix(Path(o.source_matrix), self.context("source")))
+            context = self.context("source")
+            context.start_from(read_matrix(Path(o.source_matrix), tuple(context.average.shape)))
         first = next(m for m in student.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)))
         sides = [o.crop_side] * (2 if isinstance(first, nn.Conv2d) else 3)
         self.banks = nn.ModuleDict(
             {name: CropBank(classes, first.in_channels, sides, o.bank) for name in ("source", "target")}
         )
         self.mix = RelationMix(o.mixing)
-        self.collected_at: dict[str, int] = {}  # the iteration whose counts each context holds
         self.seen: list[tuple[str, Tensor, list[Target]]] = []  # crops of this iteration, for the banks
 
     def context(self, name: str) -> RelationalContext:
@@ -102,11 +102,8 @@ class GroundedTeacher(MeanTeacherDetector):
 
     def classification(self, rois: RoIs, labels: LabelSet, ctx: StepContext) -> Tensor:
         """The semantic-aware loss, and the counts of the same regions for the context of these labels."""
-        name = "source" if labels.source == "static" else "target"
-        context, predicted = self.context(name), rois.logits.detach().argmax(1)
-        counts = ctx.global_sum(context.counts(rois.gt, predicted))
-        context.collect(counts, first=self.collected_at.get(name) != ctx.global_step)
-        self.collected_at[name] = ctx.global_step
+        predicted = rois.logits.detach().argmax(1)
+        self.context("source" if labels.source == "static" else "target").observe(rois.gt, predicted, ctx)
         o = self.options
         return rois.mean(
             semantic_weights(
@@ -116,9 +113,8 @@ class GroundedTeacher(MeanTeacherDetector):
 
     def after_step(self, ctx: StepContext) -> None:
         super().after_step(ctx)
-        for name, at in self.collected_at.items():
-            if at == ctx.global_step:
-                self.context(name).update()
+        for name in self.contexts:
+            self.context(name).settle(ctx)
         for name, images, targets in self.seen:
             bank = self.banks[name]
             assert isinstance(bank, CropBank)
@@ -133,25 +129,3 @@ def nothing(images: Tensor) -> Target:
 
 def expert_of(options: GroundedTeacherOptions) -> ExpertLabels | None:
     return ExpertLabels.read(Path(options.expert.file), options.expert.classes) if options.expert else None
-
-
-def write_matrix(context: RelationalContext, path: Path) -> None:
-    """The matrix of a source training as JSON: K rows of numbers. It holds no images and no patient."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(context.matrix().tolist()))
-    part.replace(path)
-
-
-def read_matrix(path: Path, context: RelationalContext) -> Tensor:
-    """Raises InputError: not there, not numbers, of other classes, rows that are neither empty nor sum to 1."""
-    shape = tuple(context.average.shape)
-    try:
-        matrix = torch.tensor(json.loads(path.read_text()), dtype=torch.float32)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"source_matrix {path} cannot be read as rows of numbers: {error}") from None
-    sums = matrix.sum(-1)
-    if matrix.shape != shape or (matrix < 0).any() or not (((sums - 1).abs() < 1e-3) | (sums == 0)).all():
-        raise InputError(
-            f"source_matrix {path} is of shape {tuple(matrix.shape)}; needed: {shape}, each row 0 or with the sum 1"
-        )
-    return matrix

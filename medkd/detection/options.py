@@ -23,6 +23,12 @@ class SupervisedDetectionOptions(MethodOptions):
     kind: Literal["supervised_detection"] = "supervised_detection"
     strong: bool = Field(False, description="also train on the strong view: colours, blur, erased rectangles")
     average: float | None = Field(None, gt=0, lt=1, description="decay of a moving average of the weights")
+    relation: bool = Field(
+        True, description="keep which class is mistaken for which: relation.json beside the model, for Grounded Teacher"
+    )
+    include_background: bool = Field(
+        False, description="the relation also counts missed objects, as Grounded Teacher's"
+    )
 
     paper: ClassVar[str] = "labelled-only training"
     summary: ClassVar[str] = "the detector's own losses on the labelled images alone: a source detector, or an oracle"

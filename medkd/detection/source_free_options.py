@@ -105,7 +105,11 @@ class GroundedTeacherOptions(SourceFreeOptions):
         False, description="the context also counts missed objects (ours, not the paper's)"
     )
     blend: float = Field(0.25, ge=0, le=1, description="share of the phase over which the target's matrix takes over")
-    source_matrix: str | None = Field(None, description="the relational context of the source training, JSON")
+    source_matrix: str | None = Field(
+        None,
+        description="relation.json of the source training; medkd train takes that of init where this is not set, and "
+        "where there is none the context is learnt from the static labels",
+    )
 
     paper: ClassVar[str] = "Ashraf et al., Context Aware Grounded Teacher, arXiv 2504.15404"
     summary: ClassVar[str] = "mean teacher with an expert's boxes; class confusions weight the loss and choose crops"

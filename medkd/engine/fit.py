@@ -236,12 +236,18 @@ class PhaseRun:
                 scores[f"{name}/{metric}"] = value
         self.tracker.row("validation", **where, **scores)
         chosen = self.method.candidates()[self.phase.candidate]
-        self.selection.offer(chosen, scores[f"{self.phase.candidate}/{self.task.primary}"], self.step)
+        score = scores.get(f"{self.phase.candidate}/{self.task.primary}", math.nan)  # none without validation cases
+        self.selection.offer(chosen, score, self.step)
         self.clock = Clock()  # validation is not training time
 
     def finish(self) -> Selection:
-        self.selection.last = snapshot(self.method.candidates()[self.phase.candidate])
-        return self.selection
+        """The weights to keep. Where no validation gave a score the last are also the best."""
+        kept = self.selection
+        kept.last = snapshot(self.method.candidates()[self.phase.candidate])
+        kept.extras = {name: value.detach().cpu().clone() for name, value in self.method.extras().items()}
+        if not kept.scored:
+            kept.best, kept.step = kept.last, self.step
+        return kept
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on from here. Random numbers and samplers need nothing: they depend on the step."""

@@ -132,3 +132,7 @@ class Method(nn.Module):
     def candidates(self) -> dict[str, nn.Module]:
         """What can be evaluated and shipped, by name."""
         return {"student": self.student}
+
+    def extras(self) -> dict[str, Tensor]:
+        """What travels beside the shipped weights, by name, as it is at the end of the phase: small tables."""
+        return {}

@@ -71,7 +71,7 @@ def _ours(folder: Path) -> dict[str, Any] | None:
         return {"kind": "run", "summary": f"training run of {methods}; {state}"}
     if (folder / "model.yaml").is_file():
         about = _yaml(folder / "model.yaml")
-        network = about.get("network", {}).get("kind")
+        network = (about.get("network") or about.get("detector") or {}).get("kind")
         text = f"{about.get('task')} model, {network} in {about.get('preprocess', {}).get('dims')}-D; "
         text += f"channels {', '.join(about.get('channels', ()))}; classes {', '.join(about.get('classes', ()))}"
         return {"kind": "model", "summary": text}

@@ -66,6 +66,8 @@ def train(
         if runtime.leads:
             _start_folder(setup, out, resume)
         with Tracker(out, console, total) if runtime.leads else Tracker() as tracker:
+            for text in setup.notes() if runtime.leads and not resume else ():
+                tracker.note(text)
             try:
                 selection = fit(
                     setup.phases, setup.network, task, runtime, recipe.seed,
@@ -103,7 +105,8 @@ def ship(setup: Setup, selection: Selection, out: Path, seconds: float) -> None:
         "seed": recipe.seed,
     }
     description = setup.describe(trained)
-    write_model(out / "model", description, weights[recipe.ship], setup.card(description))
+    extra = setup.extra_files(selection.extras)
+    write_model(out / "model", description, weights[recipe.ship], setup.card(description), extra)
     from medkd.runs.train_report import write_train_report
 
     write_train_report(out, setup, read_log(out / "log.jsonl"), trained, selection.score, seconds)

@@ -9,7 +9,7 @@ from typing import Any
 from medkd.report.curves import training_curves
 from medkd.report.page import Page
 from medkd.runs.tasks import task_runs
-from medkd.runs.tasks.protocol import Setup
+from medkd.runs.tasks.protocol import Setup, in_words
 
 
 def write_train_report(
@@ -29,7 +29,7 @@ def write_train_report(
     page = Page("Training", " then ".join(f"{p.name} ({p.method.kind}, {p.steps} updates)" for p in recipe.phases))
     page.facts(
         {
-            f"validation {name}": f"{score:.4f} ({trained['candidate']}, "
+            f"validation {name}": f"{in_words(score)} ({trained['candidate']}, "
             f"{trained['weights']} weights, chosen at update {trained['selected_at_step']} of the last phase)",
             "labelled training cases": trained["labelled_cases"],
             "unlabelled training cases": trained["unlabelled_cases"],
@@ -44,16 +44,19 @@ def write_train_report(
             "software": ", ".join(f"{k} {v}" for k, v in manifest["packages"].items()),
         }
     )
-    page.warning(
-        f"Validation {name} is computed on the preprocessed grid and has chosen the checkpoint: it is optimistic. "
-        "Judge the model by medkd evaluate on test patients."
-    )
+    if dataset.select("val"):
+        page.warning(
+            f"Validation {name} is computed on the preprocessed grid and has chosen the checkpoint: it is optimistic. "
+            "Judge the model by medkd evaluate on test patients."
+        )
+    for note in setup.notes():
+        page.warning(note)
     page.section("Curves")
     page.picture(curves, f"Training loss and validation {name} over all phases.", "loss and validation curves")
     first = out / "first_batch.png"
     if first.exists():
         page.section("First batch")
-        page.picture(first.read_bytes(), "Labelled samples as the network got them.", "first labelled batch")
+        page.picture(first.read_bytes(), "Samples as the network got them.", "first batch")
     page.section("Recipe")
     page.code((out / "recipe.yaml").read_text())
     page.write(out / "report.html")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from medkd.config.detection import DetectionRecipe
 from medkd.config.recipe import Recipe
@@ -14,15 +17,17 @@ from medkd.data.detection_dataset import DetectionDataset, read_detection_datase
 from medkd.data.detection_streams import DetectionStream, detection_arrays
 from medkd.data.targets import Target
 from medkd.detection.model import DetectionModel
+from medkd.detection.relation_file import RELATION, matrix_text
 from medkd.detection.task import DetectionTask
 from medkd.engine.runtime import Runtime
 from medkd.inference.model_folder import ModelDescription
 from medkd.report.detections import Boxed, detection_sheet
 from medkd.runs.checks import check_dataset, check_slices
 from medkd.runs.phases import network_maker, phases_of
+from medkd.runs.tasks.detection_adaptation import adaptation_notes, adapts, source_of, with_relation
 from medkd.runs.tasks.detection_evaluation import evaluate
 from medkd.runs.tasks.detection_prediction import predict
-from medkd.runs.tasks.protocol import Setup
+from medkd.runs.tasks.protocol import Setup, in_words
 
 __all__ = ["SCORE", "DetectionSetup", "build", "evaluate", "predict"]
 
@@ -34,6 +39,7 @@ class DetectionSetup(Setup):
     recipe: DetectionRecipe
     dataset: DetectionDataset
     task: DetectionTask
+    source: DetectionModel | None
 
     def first_batch(self) -> bytes:
         """The first batch of the first stream: weak views above, strong ones below; volumes by their middle slice."""
@@ -57,9 +63,17 @@ class DetectionSetup(Setup):
             preprocess=self.recipe.preprocess, trained=trained,
         )  # fmt: skip
 
+    def extra_files(self, extras: Mapping[str, Tensor]) -> dict[str, bytes]:
+        """The relational context of a source training: an adaptation reads it from there."""
+        return {RELATION: matrix_text(extras["relation"]).encode()} if "relation" in extras else {}
+
+    def notes(self) -> list[str]:
+        return adaptation_notes(self.recipe, self.dataset, self.source)
+
     def card(self, description: ModelDescription) -> str:
         assert isinstance(description, DetectionModel)
-        t = description.trained
+        t, score = description.trained, description.trained["validation_score"]
+        notes = "".join(f"\n\n{note[0].upper()}{note[1:]}." for note in self.notes())
         return (
             f"# Detection model\n\nClasses: {', '.join(description.classes)}. "
             f"Channels: {', '.join(description.channels)}.\n\n"
@@ -67,7 +81,8 @@ class DetectionSetup(Setup):
             f"images of {description.preprocess.size}.\n\n"
             f"Trained by {t['by']} ({' then '.join(t['methods'])}) on {t['labelled_cases']} labelled and "
             f"{t['unlabelled_cases']} unlabelled cases, seed {t['seed']}, split {t['split']}. Validation {t['score']} "
-            f"{t['validation_score']:.4f} at step {t['selected_at_step']} ({t['candidate']}, {t['weights']} weights)."
+            f"{in_words(math.nan if score is None else score)} at step {t['selected_at_step']} "
+            f"({t['candidate']}, {t['weights']} weights).{notes}"
             "\n\nNot a medical device. Validate on your own images before any use.\n"
         )
 
@@ -75,8 +90,11 @@ class DetectionSetup(Setup):
 def build(recipe: Recipe, runtime: Runtime) -> DetectionSetup:
     """Read the data, make the streams, the task and the phases. The `unlabelled` stream never has a way to a box."""
     assert isinstance(recipe, DetectionRecipe)
-    dataset = read_detection_dataset(Path(str(recipe.data)))
+    dataset = read_detection_dataset(Path(str(recipe.data)), annotations=False)
     check_dataset(recipe, dataset)
+    if not adapts(recipe) or dataset.select("val"):
+        dataset = read_detection_dataset(dataset.root)
+    source = source_of(recipe, dataset)
     check_slices(recipe, runtime.world)
     needs = {need for phase in recipe.phases for need in phase.method.needs}
     streams = {}
@@ -90,5 +108,5 @@ def build(recipe: Recipe, runtime: Runtime) -> DetectionSetup:
                     dataset if labelled else None, runtime.rank, runtime.world,
                 )  # fmt: skip
         task = DetectionTask(dataset, dataset.select("val"), recipe.preprocess, runtime)
-    phases = phases_of(recipe, dataset, streams)
-    return DetectionSetup(recipe, dataset, runtime, task, network_maker(recipe, dataset), phases)
+    phases = phases_of(with_relation(recipe), dataset, streams)
+    return DetectionSetup(recipe, dataset, runtime, task, network_maker(recipe, dataset), phases, source)
