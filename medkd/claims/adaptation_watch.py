@@ -1,4 +1,4 @@
-"""What happens inside a source-free adaptation: the quality of its pseudo-labels, and its relation matrix, over time."""
+"""What happens inside a source-free adaptation over time: the quality of its pseudo-labels, its relation matrix."""
 
 from __future__ import annotations
 

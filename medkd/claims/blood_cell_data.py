@@ -3,7 +3,7 @@
 source      bccd as it is, with its labels
 unlabelled  the target's training images and nothing else: their boxes lie in the hidden file, which diagnosis opens
 held_out    the target's validation and test images with their boxes, scored once at the end of a run
-labelled    the target's training images with their boxes: for the oracle
+labelled    the target's training images with their boxes, every tenth for validation: for the oracle
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +48,12 @@ def prepare_folders(root: Path, target: str, place: Path) -> Folders:
     with claimed(place / "prepare.lock", wait=True):
         domain = shifted_domain(root / SOURCE, place / "shifted") if target == SHIFTED else root / target
         folders = Folders(
-            _folder(root / SOURCE, place / SOURCE),
-            _folder(domain, place / f"{target}_unlabelled", {"train": "train"}, "none"),
-            _folder(domain, place / f"{target}_held_out", {"val": "test", "test": "test"}),
-            _folder(domain, place / f"{target}_labelled", {"train": "train"}),
+            _folder(root / SOURCE, place / SOURCE, lambda split, number: split),
+            _folder(
+                domain, place / f"{target}_unlabelled", lambda split, number: _if(split == "train", "train"), "none"
+            ),
+            _folder(domain, place / f"{target}_held_out", lambda split, number: _if(split != "train", "test")),
+            _folder(domain, place / f"{target}_labelled", _for_oracle),
             place / f"{target}_expert.json",
         )
         if not folders.expert.exists():
@@ -59,17 +62,26 @@ def prepare_folders(root: Path, target: str, place: Path) -> Folders:
     return folders
 
 
-def _folder(domain: Path, out: Path, splits: dict[str, str] | None = None, labelled: Labelled = "all") -> Path:
-    """A dataset folder of the splits of a domain, under the names they have in it. Left alone if it is there."""
+def _if(wanted: bool, split: str) -> str | None:
+    return split if wanted else None
+
+
+def _for_oracle(split: str, number: int) -> str | None:
+    return _if(split == "train", "train" if number % 10 else "val")
+
+
+def _folder(domain: Path, out: Path, place: Callable[[str, int], str | None], labelled: Labelled = "all") -> Path:
+    """A dataset folder of a domain. place(split, number of the image): its split there, None to leave it out. Nothing
+    is done if the folder is there."""
     if (out / "dataset.yaml").exists():
         return out
     rows = read_rows(domain)
-    if splits is not None:
-        rows = [row | {"split": splits[row["split"]]} for row in rows if row["split"] in splits]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(row["image"] for row in rows))}
+    placed = [(row, place(row["split"], numbers[row["image"]])) for row in rows]
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(row | {"split": split} for row, split in placed if split)
     boxes = out.with_name(f"{out.name}.csv")
     write_whole(boxes, table.getvalue())
     prepare_detection(

@@ -14,7 +14,7 @@ from medkd.claims import runner
 from medkd.claims.accounting import parameter_hash, recipe_content, same_recipe, timed
 from medkd.claims.experiment import make
 from medkd.claims.reproduce import reproduce
-from medkd.claims.runner import Run, claimed, finished, read_lines, run_folder, run_missing
+from medkd.claims.runner import Run, finished, read_lines, run_folder, run_missing
 from medkd.data.dataset import read_dataset
 from medkd.engine.checkpoint import load_state
 from medkd.errors import InputError
