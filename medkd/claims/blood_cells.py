@@ -1,9 +1,10 @@
 """Source-free detection on real blood smears: bccd is the source, raabin the target (card grounded_teacher.md).
 
 A detector learns on bccd with labels. Its model folder and raabin's training images, without labels, are all that an
-adaptation gets; raabin's validation and test images are scored once, at the end of each run. All adapted arms of a seed
-start from one source model, make the same number of updates and differ in what they are named for alone. No target label
-chooses anything: the last checkpoint is the candidate, and all settings were fixed on bccd or are the recipes' own.
+adaptation gets; raabin's validation and test images are scored once, at the end of each run. All adapted arms of a
+seed start from one source model, make the same number of updates and differ in what they are named for alone. No
+target label chooses anything: the last checkpoint is the candidate, and all settings are the recipes' own or were
+fixed on bccd.
 
 To add an arm: a line in ARMS.
 """

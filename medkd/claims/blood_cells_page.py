@@ -27,7 +27,7 @@ CURVES = {"recall_WBC": "recall of WBC pseudo-labels", "precision_WBC": "precisi
 FIGURES = {
     "wbc_ap50.png": "AP50 of white cells on the target's held-out images, every arm and seed",
     "map50.png": "AP50, mean over red and white cells",
-    **{f"{name}.png": f"{words}, over training, seed 0: collapse would show as a fall" for name, words in CURVES.items()},
+    **{f"{name}.png": f"{words} over training, seed 0: a collapse would be a fall" for name, words in CURVES.items()},
     "pseudo_labels_gt_expert.png": "The teacher's pseudo-labels, every class (gt_expert, seed 0)",
     "pseudo_labels_mean_teacher.png": "The same of the mean teacher, seed 0",
     "relation.png": "The target's relation matrix over training (gt_expert, seed 0)",
@@ -81,16 +81,16 @@ def page(experiment: BloodCells, lines: Sequence[Line], folder: Path) -> str:
 
 def _setting(experiment: BloodCells) -> str:
     s = experiment.settings
+    backbone = "EfficientNet-Lite0 with ImageNet weights" if s.weights else "a backbone trained from nothing"
     return (
         f"Source: {SOURCE}, labelled. Target: {experiment.target}; its training images without labels are all that an "
         f"adaptation gets beside the source's model folder. Classes {', '.join(CLASSES)}. A Faster R-CNN on "
-        f"{'EfficientNet-Lite0 with ImageNet weights' if s.weights else 'a backbone trained from nothing'}, "
-        f"{s.size} pixels. {s.source} updates at the source, {s.adapt} of each adaptation ({s.adabn} of AdaBN: one pass), "
-        "4 images each. The candidate is the last checkpoint, of adapted arms the teacher's; nothing was selected by a "
-        "target label. Hidden labels of target TRAINING images draw the curves of pseudo-labels, for diagnosis alone. "
-        "The target's validation and test images were scored once by each run, at its end. The target's few platelets "
-        "are a count, not a result. Every cell image stands alone: intervals are over images, because nobody knows the "
-        f"patients. {experiment.caveat[0].upper()}{experiment.caveat[1:]}."
+        f"{backbone}, {s.size} pixels. {s.source} updates at the source, {s.adapt} of each adaptation ({s.adabn} of "
+        "AdaBN, one pass), 4 images each. The candidate is the last checkpoint, of adapted arms the teacher's; nothing "
+        "was selected by a target label. Hidden labels of target TRAINING images draw the curves of pseudo-labels, for "
+        "diagnosis alone. The target's validation and test images were scored once by each run, at its end. The "
+        "target's few platelets are a count, not a result. Intervals are over images, because "
+        f"nobody knows the patients. {experiment.caveat[0].upper()}{experiment.caveat[1:]}."
     )
 
 
@@ -98,8 +98,8 @@ def _expert(experiment: BloodCells, lines: Sequence[Line]) -> str:
     text = (
         "The expert is a classical colour segmenter (`medkd/claims/stain_expert.py`): nuclei by the optical density of "
         "red, boxes around them, white cells alone. Its four constants were fixed on bccd's training labels "
-        "(`benchmarks/stain_expert.py`); no target image was looked at. Its set of labels is completed by the teacher's "
-        "boxes for the classes it does not look for (`expert.covers`)."
+        "(`benchmarks/stain_expert.py`); no target image was looked at. Its set of labels is completed by the "
+        "teacher's boxes for the classes it does not look for (`expert.covers`)."
     )
     found = next((line["expert"] for line in lines if "expert" in line), None)
     if not found:
@@ -144,8 +144,9 @@ def _read(lines: Sequence[Line], target: str) -> str:
     counts = ", ".join(f"{group['boxes']} {name}" for name, group in one["classes"].items())
     return (
         f"{one['images']} images: {counts}. Mean ± sd over seeds. AP50 and AP as COCO defines them. WBC found: the "
-        f"share of white cells found at so many false alarms an image (hit: {one['froc']['rule']}), never extrapolated. "
-        "Minutes of wall and of processor time of the training, without the shared source and without hidden labels."
+        f"share of white cells found at so many false alarms an image (a hit: {one['froc']['rule']}), not "
+        "extrapolated. Minutes of wall and of processor time of the training, without the shared source and without "
+        "hidden labels."
     )
 
 
@@ -195,9 +196,7 @@ def _draw(experiment: BloodCells, lines: Sequence[Line], folder: Path) -> None:
         (folder / f"{name}.png").write_bytes(arms_figure(values, words))
     first = {arm: runs[0] for arm, runs in arms.items() if 0 in runs and ARMS[arm].role == "unlabelled"}
     for name, words in CURVES.items():
-        shown = {
-            a: r["validation"] for a, r in first.items() if any(f"teacher/hidden_{name}" in v for v in r["validation"])
-        }
+        shown = {arm: run["validation"] for arm, run in first.items() if _has(run, f"teacher/hidden_{name}")}
         if shown:
             drawn = compare_curves(shown, f"hidden_{name}", dict.fromkeys(shown, "teacher"), words)
             (folder / f"{name}.png").write_bytes(drawn)
@@ -208,6 +207,10 @@ def _draw(experiment: BloodCells, lines: Sequence[Line], folder: Path) -> None:
     matrices = relations(first["gt_expert"], CLASSES) if "gt_expert" in first else {}
     if matrices:
         (folder / "relation.png").write_bytes(relation_heat_maps(matrices, CLASSES))
+
+
+def _has(line: Line, key: str) -> bool:
+    return any(key in row for row in line["validation"])
 
 
 def _curve_rows(line: Line) -> list[dict[str, float]]:

@@ -103,8 +103,8 @@ class ExpertOptions(Options):
                 raise ValueError("expert.covers leaves out classes, so fusion: agreement would remove all their boxes")
             if self.fusion == "separate" and self.regress:
                 raise ValueError(
-                    "expert.covers leaves out classes, for which the teacher's boxes stand, and these are not trusted in "
-                    "their place; set expert.regress to false"
+                    "expert.covers leaves out classes, for which the teacher's boxes stand, and these are not trusted "
+                    "in their place; set expert.regress to false"
                 )
         return self
 
