@@ -24,7 +24,7 @@ from medkd.detection.experts import mask_boxes
 
 SIDE = 160  # pixels of the longer side, at which it looks
 WHITE = 95  # percentile of each channel that is empty background
-LEAST, BRIDGE, LEAST_AREA, GROWN = 0.8, 4, 0.014, 0.17
+LEAST, BRIDGE, LEAST_AREA, GROWN = 0.9, 6, 0.014, 0.17
 """Density of a nucleus; pixels over which its lobes are joined; its area, in squares of SIDE; how far the cell reaches
 beyond it, in sides of its box."""
 
