@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medkd.data.detection_options import DetectionPreprocess
+from medkd.data.detection_options import ImagePreprocess
 from medkd.detection.detectors.options import Detectron2Options
 from medkd.detection.model import DetectionModel
 from medkd.engine.checkpoint import load_module
@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("--prefix", default="", help="of the names in the checkpoint, such as modelTeacher.")
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
-    preprocess = DetectionPreprocess(size=tuple(a.size), intensity=a.intensity)
+    preprocess = ImagePreprocess(size=tuple(a.size), intensity=a.intensity)
     names = {"classes": tuple(a.classes.split(",")), "channels": tuple(a.channels.split(","))}
     try:
         model = convert(a.config, a.weights, {**names, "preprocess": preprocess}, a.out, a.prefix)

@@ -11,7 +11,8 @@ import numpy as np
 
 from medkd.claims import bcp_acdc, bcp_hippocampus
 from medkd.claims.bcp_phantom import phantom
-from medkd.claims.experiment import Experiment, Line
+from medkd.claims.experiment import Experiment
+from medkd.claims.runner import Line
 from medkd.data.dataset import read_dataset
 from medkd.errors import InputError
 

@@ -8,15 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from medkd.claims.experiment import Experiment, Line
+    from medkd.claims.runner import Line, Planned
     from medkd.claims.small import SmallClaim
+
+
+def _bcp(data: Path | None, seeds: int) -> Planned:
+    from medkd.claims.bcp import experiment_on
+
+    return experiment_on(data, seeds)
+
+
+def _blood_cells(data: Path | None, seeds: int) -> Planned:
+    from medkd.claims.blood_cells import blood_cells
+
+    return blood_cells(data, seeds)
 
 
 def _pld() -> SmallClaim:
@@ -63,16 +74,24 @@ def _grounded_teacher_toy() -> SmallClaim:
 
 @dataclass(frozen=True)
 class Claim:
-    """words: as the authors would put it. small: the experiment; None for trainings of hours (claims/experiment.py)."""
+    """words: as the authors would put it. One of two: small, an experiment of minutes; large, one of trainings that
+    take hours, for the folder of its data (if given) and a number of seeds."""
 
     words: str
     small: Callable[[], SmallClaim] | None = None
+    large: Callable[[Path | None, int], Planned] | None = None
 
 
 CLAIMS = {
     "bcp": Claim(
         "with very few labelled patients, pasting labelled and unlabelled images into each other both ways beats "
-        "self-training without copy-paste, which beats labelled-only training (Bai et al., CVPR 2023)"
+        "self-training without copy-paste, which beats labelled-only training (Bai et al., CVPR 2023)",
+        large=_bcp,
+    ),
+    "sfod-blood-cells": Claim(
+        "a detector moves to another laboratory without its source images: class confusions and an expert's boxes keep "
+        "the rare class alive that mean-teacher self-training loses (Ashraf et al. 2025)",
+        large=_blood_cells,
     ),
     "pld": Claim(
         "ranking the classes as the teacher does, the label first, teaches more than cross-entropy and than "
@@ -113,23 +132,17 @@ CLAIMS = {
 
 
 def reproduce(
-    experiment: Experiment, out: Path, *, page_only: bool = False, console: Console | None = None, more: str = ""
+    experiment: Planned, out: Path, *, page_only: bool = False, console: Console | None = None, more: str = ""
 ) -> list[Line]:
     """Make the missing runs in OUT/NAME/ and write OUT/NAME.md; return the lines of the finished runs.
 
     After every finished run the page says what is known so far. page_only: make no run. more: added to the page.
     """
-    from medkd.claims.experiment import finished, run_missing
+    from medkd.claims.runner import finished, run_missing
+
+    def after(lines: list[Line]) -> None:
+        experiment.report(lines, out, more)
 
     folder = out / experiment.name
-    after = partial(_after, experiment, out, more)
     after(list(finished(experiment, folder).values()))
     return list(finished(experiment, folder).values()) if page_only else run_missing(experiment, folder, after, console)
-
-
-def _after(experiment: Experiment, out: Path, more: str, lines: list[Line]) -> None:
-    from medkd.claims.diagnostics import draw_diagnostics
-    from medkd.claims.page import write_page
-
-    draw_diagnostics(experiment, out / experiment.name)
-    write_page(experiment, lines, out, more)

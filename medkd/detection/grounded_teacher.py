@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from medkd.data.targets import Detections, Target
-from medkd.detection.crops import CropBank
+from medkd.detection.crops import CropBank, overlap
 from medkd.detection.detectors.protocol import RoIs
 from medkd.detection.experts import ExpertLabels
 from medkd.detection.mean_teacher import LabelSet, MeanTeacherDetector, replaced
-from medkd.detection.pseudo_labels import confident, fused
+from medkd.detection.pseudo_labels import chosen, confident, fused, joined
 from medkd.detection.relation_file import read_matrix
-from medkd.detection.relation_mix import RelationMix
+from medkd.detection.relation_mix import SAME_OBJECT, RelationMix
 from medkd.detection.relational import RelationalContext, blended
 from medkd.detection.semantic_loss import semantic_weights
 from medkd.detection.source_free_options import GroundedTeacherOptions
@@ -70,9 +70,23 @@ class GroundedTeacher(MeanTeacherDetector):
         views = [self.expert.in_view(c, m, frame) for c, m in zip(batch.case_ids, batch.view["matrix"])]
         found = [None if v is None else confident(v, o.threshold) for v in views]
         if o.fusion == "separate":
+            found = [None if e is None else self.completed(e, t) for e, t in zip(found, teacher)]
             return [*sets, self.label_set("expert", o.weight, found, o.regress)]
         both = [mine if theirs is None else fused(mine, theirs, o.fusion) for mine, theirs in zip(teacher, found)]
         return super().live_sets(both, batch)
+
+    def completed(self, expert: Detections, teacher: Detections) -> Detections:
+        """The expert's boxes, and for the classes it does not look for the teacher's that are no object of the
+        expert's: without them, its set would teach these objects as background."""
+        o = self.options.expert
+        assert o
+        if o.covers is None:
+            return expert
+        covered = torch.tensor([name in o.covers for name in o.classes], device=teacher.labels.device)
+        free = ~covered[teacher.labels]
+        if len(expert):
+            free &= (overlap(teacher.boxes, expert.boxes) < SAME_OBJECT).all(1)
+        return joined(chosen(expert, covered[expert.labels]), chosen(teacher, free))
 
     def strong_view(self, batch: Batch, sets: list[LabelSet], ctx: StepContext) -> tuple[Tensor, list[LabelSet]]:
         """Crops of confusable classes mixed into the strong view. While static labels count, the labelled stream's rule

@@ -86,10 +86,29 @@ class ExpertOptions(Options):
 
     file: str = Field(description="COCO JSON or CSV, joined by the id of the image")
     classes: tuple[str, ...] = Field(description="names of the classes, in the detector's order")
+    covers: tuple[str, ...] | None = Field(
+        None, description="the classes it looks for, all if not given; the teacher's boxes stand for the others"
+    )
     weight: float = Field(0.5, ge=0)
     threshold: float = Field(0.7, ge=0, le=1)
     regress: bool = Field(True, description="whether its boxes are trusted in their place")
     fusion: Literal["separate", "weighted", "agreement"] = "separate"
+
+    @model_validator(mode="after")
+    def _covers(self) -> ExpertOptions:
+        unknown = sorted(set(self.covers or ()) - set(self.classes))
+        if unknown or self.covers == ():
+            allowed = ", ".join(self.classes)
+            raise ValueError(f"expert.covers names {', '.join(unknown) or 'no class'}; the classes are: {allowed}")
+        if self.covers and len(self.covers) < len(self.classes):
+            if self.fusion == "agreement":
+                raise ValueError("expert.covers leaves out classes, so fusion: agreement would remove all their boxes")
+            if self.fusion == "separate" and self.regress:
+                raise ValueError(
+                    "expert.covers leaves out classes, for which the teacher's boxes stand, and these are not trusted "
+                    "in their place; set expert.regress to false"
+                )
+        return self
 
 
 class GroundedTeacherOptions(SourceFreeOptions):

@@ -184,6 +184,35 @@ def test_the_experts_boxes_follow_the_view(tmp_path: Path) -> None:
     assert sets["expert"].targets[0].boxes.tolist() == [[24, 6, 44, 22]]
 
 
+def test_an_expert_of_some_classes_teaches_the_others_as_the_teacher_does(tmp_path: Path) -> None:
+    """An expert that looks for class 1 alone: the teacher's boxes of class 0 are no background in its set, unless they
+    are the expert's object; those of class 1 are the expert's business."""
+    given = expert(tmp_path / "e.json", covers=("b",), regress=False)
+    method = started(GroundedTeacherOptions(**EAGER, expert=given)).method
+    assert isinstance(method, GroundedTeacher)
+    boxes = torch.tensor([[30.0, 30, 40, 40], [5, 6, 24, 22], [10, 30, 20, 40]])
+    mine = Detections(boxes, torch.tensor([0, 0, 1]), torch.tensor([0.9, 0.8, 0.9]))
+    teacher, theirs = method.live_sets([mine, mine], Site().batch(0))
+    assert theirs.targets[0].boxes.tolist() == [[4, 6, 24, 22], [30, 30, 40, 40]]
+    assert theirs.targets[0].labels.tolist() == [1, 0]
+    assert not theirs.targets[0].regress
+    assert theirs.targets[1] is None  # no opinion on the image
+    assert len(teacher.targets[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"covers": ("c",)}, "covers names c"), ({"covers": ()}, "no class"),
+        ({"covers": ("a",)}, "set expert.regress to false"),
+        ({"covers": ("a",), "fusion": "agreement"}, "would remove all their boxes"),
+    ],
+)  # fmt: skip
+def test_what_an_expert_of_some_classes_may_not(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GroundedTeacherOptions(**EAGER, expert=expert(tmp_path / "e.json", **values))
+
+
 @pytest.mark.parametrize("fusion", ["weighted", "agreement"])
 def test_a_fused_expert_needs_no_second_set(tmp_path: Path, fusion: str) -> None:
     method = started(GroundedTeacherOptions(**EAGER, expert=expert(tmp_path / "e.json", fusion=fusion))).method
