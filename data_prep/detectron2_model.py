@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medkd.data.detection_options import ImagePreprocess
+from medkd.data.image_options import ImagePreprocess
 from medkd.detection.detectors.options import Detectron2Options
 from medkd.detection.model import DetectionModel
 from medkd.engine.checkpoint import load_module
