@@ -61,6 +61,12 @@ def _grounded_teacher_toy() -> SmallClaim:
     return CLAIM
 
 
+def _grounded_teacher_mammogram() -> SmallClaim:
+    from medkd.claims.grounded_teacher_mammogram import CLAIM
+
+    return CLAIM
+
+
 @dataclass(frozen=True)
 class Claim:
     """words: as the authors would put it. small: the experiment; None for trainings of hours (claims/experiment.py)."""
@@ -108,6 +114,11 @@ CLAIMS = {
         "weighting the loss by which class is mistaken for which keeps rare classes alive in imbalanced training and "
         "in source-free self-training, which otherwise collapses to the common ones (Ashraf et al. 2025)",
         _grounded_teacher_toy,
+    ),
+    "grounded-teacher-mammogram": Claim(
+        "without source data, the boxes of a frozen expert beside those of the teacher raise what a detector of one "
+        "class finds at a new site (Ashraf et al. 2025)",
+        _grounded_teacher_mammogram,
     ),
 }
 
