@@ -37,7 +37,7 @@ def test_methods_and_claims() -> None:
     }  # fmt: skip
     assert set(CLAIMS) == {
         "bcp", "pld", "ofa", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy",
-        "grounded-teacher-mammogram",
+        "grounded-teacher-mammogram", "grounded-teacher-nodules",
     }  # fmt: skip
 
 

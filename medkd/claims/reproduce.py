@@ -67,6 +67,12 @@ def _grounded_teacher_mammogram() -> SmallClaim:
     return CLAIM
 
 
+def _grounded_teacher_nodules() -> SmallClaim:
+    from medkd.claims.grounded_teacher_nodules import CLAIM
+
+    return CLAIM
+
+
 @dataclass(frozen=True)
 class Claim:
     """words: as the authors would put it. small: the experiment; None for trainings of hours (claims/experiment.py)."""
@@ -119,6 +125,11 @@ CLAIMS = {
         "without source data, the boxes of a frozen expert beside those of the teacher raise what a detector of one "
         "class finds at a new site (Ashraf et al. 2025)",
         _grounded_teacher_mammogram,
+    ),
+    "grounded-teacher-nodules": Claim(
+        "the same method in 3-D: self-training with the semantic-aware loss raises what a detector of two classes finds "
+        "at a new site, the rarer class above all (after Ashraf et al. 2025, who have no volumes)",
+        _grounded_teacher_nodules,
     ),
 }
 
