@@ -1,4 +1,4 @@
-"""A generated detection dataset: mammograms with masses (2-D), or volumes with nodules (3-D), of one of two domains.
+"""A generated detection dataset of one of two domains: mammograms, blood smears, or volumes with nodules (3-D).
 
     python data_prep/generated_detection.py nodules --domain source --out datasets/nodules_source
     python data_prep/generated_detection.py nodules --domain target --labelled none --out datasets/nodules_target
@@ -16,32 +16,29 @@ import tempfile
 from pathlib import Path
 
 from medkd.data.detection_dataset import DetectionDataset
-from medkd.data.detection_phantom import MASSES, NODULES, Domain, write_phantom
+from medkd.data.detection_phantom import CLASSES, Domain, Kind, write_phantom
 from medkd.errors import InputError
 from medkd.runs.prepare_detection import Labelled, prepare_detection
 
-KINDS = {"mammograms": (2, MASSES), "nodules": (3, NODULES)}
-
 
 def prepare_generated(
-    kind: str, domain: Domain, out: Path, counts: tuple[int, int, int], labelled: Labelled = "all", seed: int = 0
+    kind: Kind, domain: Domain, out: Path, counts: tuple[int, int, int], labelled: Labelled = "all", seed: int = 0
 ) -> DetectionDataset:
-    """Write the dataset folder `out`. kind: mammograms or nodules."""
-    dims, classes = KINDS[kind]
+    """Write the dataset folder `out`."""
     if counts[0] < 1 or min(counts) < 0:
         raise InputError(f"--counts is {' '.join(map(str, counts))}; three numbers, the first at least 1")
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder)
-        write_phantom(raw, domain, counts, 2 if dims == 2 else 3, seed)
+        write_phantom(raw, domain, counts, kind, seed)
         return prepare_detection(
-            raw, out, boxes=raw / "boxes.csv", classes=classes, labelled=labelled, keep_identifiers=True,
+            raw, out, boxes=raw / "boxes.csv", classes=CLASSES[kind], labelled=labelled, keep_identifiers=True,
             about={"provenance": f"generated {kind}, domain {domain}, seed {seed}", "licence": "CC0-1.0"},
         )  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("kind", choices=CLASSES)
     parser.add_argument("--domain", choices=("source", "target"), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--counts", type=int, nargs=3, default=(60, 8, 60))

@@ -87,7 +87,7 @@ def run(seed: int, size: Size = Size()) -> dict[str, dict[str, float]]:
 def phantom(folder: Path, domain: Any, size: Size, seed: int) -> DetectionDataset:
     """The dataset folder of a domain; the training images of the target are unlabelled."""
     raw = folder.with_name(f"{folder.name} raw")
-    write_phantom(raw, domain, size.counts, 2, seed)
+    write_phantom(raw, domain, size.counts, "mammograms", seed)
     labelled: Any = "all" if domain == "source" else "none"
     return prepare_detection(raw, folder, boxes=raw / "boxes.csv", labelled=labelled, keep_identifiers=True)
 

@@ -43,7 +43,7 @@ def run(
         folder = Path(name)
         for domain in domains:
             raw = folder / f"{domain} raw"
-            write_phantom(raw, domain, counts, 3, seed)
+            write_phantom(raw, domain, counts, "nodules", seed)
             prepare_detection(
                 raw, folder / domain, boxes=raw / "boxes.csv", classes=NODULES, keep_identifiers=True,
                 labelled="all" if domain == "source" else "none",

@@ -1,9 +1,9 @@
-"""Generated images with boxes, a source and a shifted target: mammograms (2-D) and volumes with nodules (3-D).
+"""Generated images with boxes, a source and a shifted target: mammograms, blood smears (2-D), volumes with nodules (3-D).
 
 Mammograms: a breast-shaped half ellipse with 1/f texture, spiculated bright masses (the one class), and spots of bright
 texture that are none. Volumes: a noisy chest-like block with vessels and balls, most of them solid, some fainter and
 softer (ground glass), on a grid of SPACING mm. The target domain has another gamma, more noise and less resolution:
-what another scanner changes. Seeded, small, and nobody's patient.
+what another scanner changes. Smears: data/smear_phantom.py. Seeded, small, and nobody's patient.
 """
 
 from __future__ import annotations
@@ -16,39 +16,49 @@ import numpy as np
 from scipy import ndimage
 
 from medkd.data.image_files import png_bytes
+from medkd.data.smear_phantom import SMEAR, smear
 from medkd.imaging.nifti import write_nifti
 
 Domain = Literal["source", "target"]
+Kind = Literal["mammograms", "nodules", "smears"]
 SPACING = (1.0, 1.0, 1.5)
 MASSES, NODULES = ("mass",), ("solid", "ground glass")
+CLASSES: dict[Kind, tuple[str, ...]] = {"mammograms": MASSES, "nodules": NODULES, "smears": SMEAR}
+STREAM: dict[Kind, int] = {"mammograms": 2, "nodules": 3, "smears": 4}  # kinds with one seed draw apart
 CORNERS = {2: ["xmin", "ymin", "xmax", "ymax"], 3: ["xmin", "ymin", "zmin", "xmax", "ymax", "zmax"]}
 
 
 def write_phantom(
-    out: Path, domain: Domain, counts: tuple[int, int, int] = (40, 10, 30), dims: Literal[2, 3] = 2, seed: int = 0
+    out: Path, domain: Domain, counts: tuple[int, int, int] = (40, 10, 30), kind: Kind = "mammograms", seed: int = 0
 ) -> None:
-    """Write OUT/images (16-bit PNG, or NIfTI) and OUT/boxes.csv with splits, for `prepare_detection`.
+    """Write OUT/images (PNG, or NIfTI) and OUT/boxes.csv with splits, for `prepare_detection`.
 
     counts: images for train, val and test.
     """
     (out / "images").mkdir(parents=True, exist_ok=True)
+    dims, names = 3 if kind == "nodules" else 2, CLASSES[kind]
     with (out / "boxes.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["image", "patient", "split", "label", *CORNERS[dims]])
         splits = [split for split, n in zip(("train", "val", "test"), counts) for _ in range(n)]
         for number, split in enumerate(splits):
-            rng = np.random.default_rng([seed, number, domain == "target", dims])
+            rng = np.random.default_rng([seed, number, domain == "target", STREAM[kind]])
             name = f"phantom{number:03d}"
-            if dims == 2:
-                image, boxes = mammogram(rng, domain)
-                file_name, words = f"{name}.png", [*MASSES] * len(boxes)
-                (out / "images" / file_name).write_bytes(png_bytes(image))
-            else:
-                image, boxes, labels = nodules(rng, domain)
-                file_name, words = f"{name}.nii.gz", [NODULES[k] for k in labels]
+            file_name = f"{name}.nii.gz" if dims == 3 else f"{name}.png"
+            image, boxes, labels = _drawn(rng, kind, domain)
+            if dims == 3:
                 write_nifti(out / "images" / file_name, image, np.diag([*SPACING, 1.0]))
-            rows = [[word, *map(float, box)] for word, box in zip(words, boxes)] or [[""] * (1 + 2 * dims)]
+            else:
+                (out / "images" / file_name).write_bytes(png_bytes(image))
+            rows = [[names[k], *map(float, box)] for k, box in zip(labels, boxes)] or [[""] * (1 + 2 * dims)]
             table.writerows([file_name, name, split, *row] for row in rows)
+
+
+def _drawn(rng: np.random.Generator, kind: Kind, domain: Domain) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if kind == "mammograms":
+        image, boxes = mammogram(rng, domain)
+        return image, boxes, np.zeros(len(boxes), int)
+    return nodules(rng, domain) if kind == "nodules" else smear(rng, domain == "target")
 
 
 def mammogram(

@@ -17,7 +17,7 @@ from medkd.detection.model import DetectionModel
 from medkd.detection.task import DetectionTask
 from medkd.engine.runtime import Runtime
 from medkd.inference.model_folder import ModelDescription
-from medkd.report.detections import Boxed, detection_sheet
+from medkd.report.detections import Boxed, detection_sheet, relation_heat_maps, relation_matrices
 from medkd.runs.checks import check_dataset, check_slices
 from medkd.runs.phases import network_maker, phases_of
 from medkd.runs.tasks.detection_evaluation import evaluate
@@ -56,6 +56,14 @@ class DetectionSetup(Setup):
             detector=self.recipe.detector, channels=self.dataset.channels, classes=self.dataset.classes,
             preprocess=self.recipe.preprocess, trained=trained,
         )  # fmt: skip
+
+    def pictures(self, rows: list[dict[str, Any]]) -> dict[str, tuple[bytes, str]]:
+        """The relational context over time, where a method has one of several classes."""
+        matrices = relation_matrices(rows, len(self.dataset.classes))
+        if not matrices or len(self.dataset.classes) == 1:
+            return {}
+        caption = "Relational context over the updates: row, what a region is labelled; column, what the student says."
+        return {"relation.png": (relation_heat_maps(matrices, self.dataset.classes), caption)}
 
     def card(self, description: ModelDescription) -> str:
         assert isinstance(description, DetectionModel)
