@@ -47,24 +47,27 @@ class DetectionTask:
 
     def evaluate(self, network: nn.Module, limit: int | None = None) -> dict[str, float]:
         """The mean over classes, and each class; NaN for a class that no image holds."""
+        values = average_precision(self.found(network, limit), len(self.dataset.classes), self.ious)[0]
+        known = values[~np.isnan(values)]
+        scores = {f"{self.primary}_{name}": float(v) for name, v in zip(self.dataset.classes, values)}
+        return {self.primary: float(known.mean()) if len(known) else 0.0, **scores}
+
+    def found(self, network: nn.Module, limit: int | None = None) -> list[ImageBoxes]:
+        """What the network, in eval mode, finds in the first `limit` images (all of them), beside what is true."""
         training = network.training
         total = min(len(self.cases), limit or len(self.cases))
         mine = self.runtime.share(range(total))
         try:
             network.eval()
-            rows = [_row(found) for part in batches(len(mine), AT_ONCE) for found in self._found(network, mine, part)]
+            rows = [_row(found) for part in batches(len(mine), AT_ONCE) for found in self._part(network, mine, part)]
         finally:
             network.train(training)
         width = 2 * self.arrays.matrix(0).shape[0]
         packed = torch.stack(rows) if rows else torch.zeros(0, MOST, width)
         everything = self.runtime.gather(packed.to(self.runtime.device), total).cpu()
-        images = [self._scored(case, row) for case, row in zip(self.cases[:total], everything)]
-        values = average_precision(images, len(self.dataset.classes), self.ious)[0]
-        known = values[~np.isnan(values)]
-        scores = {f"{self.primary}_{name}": float(v) for name, v in zip(self.dataset.classes, values)}
-        return {self.primary: float(known.mean()) if len(known) else 0.0, **scores}
+        return [self._scored(case, row) for case, row in zip(self.cases[:total], everything)]
 
-    def _found(self, network: nn.Module, mine: Sequence[int], part: range) -> list[Detections]:
+    def _part(self, network: nn.Module, mine: Sequence[int], part: range) -> list[Detections]:
         numbers = [mine[i] for i in part]
         images = torch.stack([self.arrays.image(n) for n in numbers]).to(self.runtime.device)
         matrices = [self.arrays.matrix(n) for n in numbers]
