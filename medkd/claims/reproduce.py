@@ -127,8 +127,8 @@ CLAIMS = {
         _grounded_teacher_mammogram,
     ),
     "grounded-teacher-nodules": Claim(
-        "the same method in 3-D: self-training with the semantic-aware loss raises what a detector of two classes finds "
-        "at a new site, the rarer class above all (after Ashraf et al. 2025, who have no volumes)",
+        "the same in 3-D: self-training with the semantic-aware loss raises what a detector of two classes finds at a "
+        "new site, the rarer class above all (after Ashraf et al. 2025, who have no volumes)",
         _grounded_teacher_nodules,
     ),
 }

@@ -1,4 +1,4 @@
-"""Generated images with boxes, a source and a shifted target: mammograms, blood smears (2-D), volumes with nodules (3-D).
+"""Generated images with boxes, a source and a shifted target: mammograms and blood smears, and volumes with nodules.
 
 Mammograms: a breast-shaped half ellipse with 1/f texture, spiculated bright masses (the one class), and spots of bright
 texture that are none. Volumes: a noisy chest-like block with vessels and balls, most of them solid, some fainter and

@@ -34,7 +34,9 @@ def test_train_says_that_one_class_makes_the_relational_module_inert(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with warnings.catch_warnings():
         warnings.simplefilter("default")  # the suite turns them into errors
-        code = run(["train", str(tmp_path / "recipe.yaml"), f"data={tmp_path / 'data'}", "--out", str(tmp_path / "run")])
+        code = run(
+            ["train", str(tmp_path / "recipe.yaml"), f"data={tmp_path / 'data'}", "--out", str(tmp_path / "run")]
+        )
     said = " ".join(capsys.readouterr().err.split())  # the console may break lines
     assert code == 0
     inert = "warning: a relational context of one class is [[1]] whatever happens: it mixes nothing and weights nothing"

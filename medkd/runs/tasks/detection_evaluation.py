@@ -86,7 +86,8 @@ def evaluate(
     write_whole(folder / "cases.csv", _table(scored, dataset))
     known = {case.spacing is not None and case.dims == 3 for case in cases} == {True}
     summary = {
-        "split": split, "weights": weights or "shipped", "coordinates": "mm" if known else "stored pixels", **_summary(scores),
+        "split": split, "weights": weights or "shipped", "coordinates": "mm" if known else "stored pixels",
+        **_summary(scores),
         "froc": froc_summary([one.boxes for one in scored], dataset, RULES[description.preprocess.dims]),
     }  # fmt: skip
     write_whole(folder / "summary.json", json.dumps(summary, indent=1))
