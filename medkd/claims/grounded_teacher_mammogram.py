@@ -64,7 +64,8 @@ def run(seed: int, size: Size = Size()) -> dict[str, dict[str, float]]:
     """Scores of every arm on the test images of the target."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source, target = (phantom(folder / d, d, size, seed) for d in ("source", "target"))
+        phantom(folder / "source", "source", size, seed)
+        target = phantom(folder / "target", "target", size, seed)
         write_expert(folder / "expert.csv", target, read_hidden_boxes(target), seed)
         train(source_recipe(folder / "source", size, seed), folder / "source only")
         arms = {"source only": folder / "source only"}
