@@ -24,10 +24,10 @@ from medkd.runs.prepare_detection import prepare_detection
 from medkd.runs.train import train
 
 RULE = HitRule("iou", 0.1)
-COUNTS, SOURCE, ADAPT = (60, 4, 60), 240, 120
+COUNTS, SOURCE, ADAPT = (60, 4, 40), 300, 80
 
-_STATIC = {"weight": 1.0, "until": 0.3333, "threshold": 0.5}
-_SHARED = {"threshold": 0.5, "decay": 0.98, "static": _STATIC}
+_STATIC = {"weight": 1.0, "until": 0.3333, "threshold": 0.3}
+_SHARED = {"threshold": 0.3, "decay": 0.98, "static": _STATIC}
 METHODS: dict[str, dict[str, Any]] = {
     "mean teacher": {"kind": "detection_mean_teacher", **_SHARED},
     "GT": {"kind": "grounded_teacher", **_SHARED, "semantic_loss": "sqrt", "mixing": 0.0},
@@ -87,8 +87,9 @@ def _optimizer(rate: float) -> dict[str, Any]:
 def _shared(data: Path | None, seed: int) -> dict[str, Any]:
     return {
         "task": "detection", "seed": seed, "runtime": {"device": "cpu"}, "ship": "last", "save_every": 120,
-        "preprocess": {"dims": 3, "size": [48, 48, 32], "intensity": "window", "low": -1000, "high": 400},
-        "detector": {"kind": "monai_retinanet", "features": [12, 24, 32], "pyramid": 24, "anchor_scale": 1.75},
+        "preprocess": {"dims": 3, "size": [32, 32, 24], "intensity": "window", "low": -1000, "high": 400},
+        "detector": {"kind": "monai_retinanet", "features": [12, 24, 32], "pyramid": 24, "anchor_scale": 1.25,
+                     "norm": "instance"},
     } | ({} if data is None else {"data": str(data)})  # fmt: skip
 
 
@@ -107,14 +108,15 @@ def scores(model: Path, data: Path) -> dict[str, float]:
 
 CLAIM = SmallClaim(
     setting=(
-        "*Setting:* generated volumes of 48 x 48 x 32 voxels of 1 x 1 x 1.5 mm with vessels and 1 to 3 nodules of 3 to "
-        "7 mm radius, two in three solid, the others fainter and softer (ground glass); the target has another gamma, "
-        "more noise, less resolution. MONAI's RetinaNet from nothing: 240 updates of 4 on 60 labelled source volumes; "
-        "then 120 on 60 target volumes without labels, threshold .5, decay .98, static labels over the first third, no "
-        "mixing; the last teacher, on 60 test volumes. Boxes are scored in mm. AP at IoU 0.1; FROC over both classes "
-        "together, hit rule `iou>=0.1`; its interval draws volumes, 1000 resamples. No expert: files of experts hold "
-        "2-D boxes. Recipes: configs/detection/source_nodules_3d.yaml and grounded_teacher_nodules_3d.yaml, written "
-        "before any seed shown here was run and looked at on one other (1000)."
+        "*Setting:* generated volumes of 48 x 48 x 32 voxels of 1 x 1 x 1.5 mm, seen at 1.5 times that, with vessels "
+        "and 1 to 3 nodules of 3 to 7 mm radius, two in three solid, the others fainter and softer (ground glass); the "
+        "target has another gamma, more noise, less resolution. MONAI's RetinaNet with instance normalisation from "
+        "nothing: 300 updates of 4 on 60 labelled source volumes; then 80 on 60 target volumes without labels, "
+        "threshold .3, decay .98, static labels over the first third, no mixing; the last teacher, on 40 test volumes. "
+        "Boxes are scored in mm. AP at IoU 0.1; FROC over both classes together, hit rule `iou>=0.1`; its interval "
+        "draws volumes, 1000 resamples. No expert: files of experts hold 2-D boxes. Recipes: "
+        "configs/detection/source_nodules_3d.yaml and grounded_teacher_nodules_3d.yaml, chosen on other seeds (0 at "
+        "twice the size with batch normalisation, where nothing was left at the target, and 1000; docs/diary.md)."
     ),
     arms={
         "source only, at the source": "not adapted, on source volumes",
