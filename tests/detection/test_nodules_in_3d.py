@@ -57,7 +57,7 @@ def test_from_volumes_to_detections_at_a_new_site(tmp_path: Path) -> None:
     assert run(["train", str(recipes / "source_nodules_3d.yaml"), f"data={tmp_path / 's'}", *steps, "--out",
                 str(source)]) == 0  # fmt: skip
     (target.root / HIDDEN).unlink()  # the boxes of the unlabelled volumes are not needed
-    steps = ["phases.0.steps=12", "phases.0.validate_every=12", "phases.0.method.threshold=0.3"]
+    steps = ["phases.0.steps=6", "phases.1.steps=12", "phases.1.validate_every=12"]
     assert run(["train", str(recipes / "grounded_teacher_nodules_3d.yaml"), f"data={tmp_path / 't'}",
                 f"init={source / 'model'}", *steps, "--out", str(adapted)]) == 0  # fmt: skip
     before, after = (load_file(folder / "model" / "model.safetensors") for folder in (source, adapted))
