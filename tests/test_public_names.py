@@ -39,6 +39,7 @@ def test_methods_and_claims() -> None:
     assert set(CLAIMS) == {
         "bcp", "pld", "ofa", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy",
         "sfod-blood-cells",
+        "grounded-teacher-mammogram", "grounded-teacher-nodules",
     }  # fmt: skip
 
 

@@ -72,6 +72,18 @@ def _grounded_teacher_toy() -> SmallClaim:
     return CLAIM
 
 
+def _grounded_teacher_mammogram() -> SmallClaim:
+    from medkd.claims.grounded_teacher_mammogram import CLAIM
+
+    return CLAIM
+
+
+def _grounded_teacher_nodules() -> SmallClaim:
+    from medkd.claims.grounded_teacher_nodules import CLAIM
+
+    return CLAIM
+
+
 @dataclass(frozen=True)
 class Claim:
     """words: as the authors would put it. One of two: small, an experiment of minutes; large, one of trainings that
@@ -127,6 +139,16 @@ CLAIMS = {
         "weighting the loss by which class is mistaken for which keeps rare classes alive in imbalanced training and "
         "in source-free self-training, which otherwise collapses to the common ones (Ashraf et al. 2025)",
         _grounded_teacher_toy,
+    ),
+    "grounded-teacher-mammogram": Claim(
+        "without source data, the boxes of a frozen expert beside those of the teacher raise what a detector of one "
+        "class finds at a new site (Ashraf et al. 2025)",
+        _grounded_teacher_mammogram,
+    ),
+    "grounded-teacher-nodules": Claim(
+        "the same in 3-D: self-training with the semantic-aware loss raises what a detector of two classes finds at a "
+        "new site, the rarer class above all (after Ashraf et al. 2025, who have no volumes)",
+        _grounded_teacher_nodules,
     ),
 }
 

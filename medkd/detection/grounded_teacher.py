@@ -9,6 +9,8 @@ labels, and the target's, which takes over.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,8 +27,10 @@ from medkd.detection.relation_mix import SAME_OBJECT, RelationMix
 from medkd.detection.relational import RelationalContext, blended
 from medkd.detection.semantic_loss import semantic_weights
 from medkd.detection.source_free_options import GroundedTeacherOptions
-from medkd.engine.method import Batch, StepContext
+from medkd.engine.method import Batch, StepContext, StepOutput
 from medkd.errors import InputError
+
+LOGGED = 6  # classes up to which the log holds the matrix
 
 
 class GroundedTeacher(MeanTeacherDetector):
@@ -59,6 +63,15 @@ class GroundedTeacher(MeanTeacherDetector):
         if labels == "static":
             return source
         return blended(source, self.context("target").matrix(), ctx.step, round(self.options.blend * ctx.total))
+
+    def step(self, turn: str, batch: Mapping[str, Batch], ctx: StepContext) -> StepOutput:
+        """As the mean teacher's; the log also holds `context_I_J`, the matrix that the teacher's labels met."""
+        output = super().step(turn, batch, ctx)
+        matrix = self.matrix("teacher", ctx)
+        if len(matrix) > LOGGED:
+            return output
+        context = {f"context_{i}_{j}": v for i, row in enumerate(matrix.unbind()) for j, v in enumerate(row.unbind())}
+        return replace(output, logs={**output.logs, **context})
 
     def live_sets(self, teacher: list[Detections], batch: Batch) -> list[LabelSet]:
         """The teacher's and the expert's, two sets unless they are to be fused. Where the expert has no opinion the

@@ -14,7 +14,7 @@ from medkd.runs.tasks.protocol import Setup, in_words
 def write_train_report(
     out: Path, setup: Setup, rows: list[dict[str, Any]], trained: dict[str, Any], score: float, seconds: float
 ) -> None:
-    """Write OUT/curves.png and OUT/report.html."""
+    """Write OUT/curves.png, the task's own pictures and OUT/report.html."""
     manifest = json.loads((out / "manifest.json").read_text())
     recipe, dataset, name = setup.recipe, setup.dataset, setup.recipe.score
     curves = training_curves(rows, setup.task.primary)
@@ -52,6 +52,9 @@ def write_train_report(
         page.warning(note)
     page.section("Curves")
     page.picture(curves, f"Training loss and validation {name} over all phases.", "loss and validation curves")
+    for file, (picture, caption) in setup.pictures(rows).items():
+        (out / file).write_bytes(picture)
+        page.picture(picture, caption, Path(file).stem)
     first = out / "first_batch.png"
     if first.exists():
         page.section("First batch")

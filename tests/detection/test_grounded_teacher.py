@@ -268,6 +268,19 @@ def test_the_shipped_matrix_is_the_sources(tmp_path: Path) -> None:
         read_matrix(tmp_path / "none.json", (2, 2))
 
 
+def test_the_log_holds_the_matrix() -> None:
+    run = started(GT, steps=3)
+    method = run.method
+    assert isinstance(method, GroundedTeacher)
+    for _ in range(2):
+        run.train_one()
+    met = method.matrix("teacher", context(2, 3))  # the next step's labels meet it
+    run.train_one()
+    (row,) = [row for row in run.tracker.rows if row["kind"] == "train"]
+    assert [[row[f"context_{i}_{j}"] for j in range(2)] for i in range(2)] == met.tolist()
+    assert met.any()
+
+
 def test_a_skipped_step_leaves_matrices_and_banks() -> None:
     run = started(GT)
     run.train_one()

@@ -71,7 +71,15 @@ def test_evaluation_in_the_coordinates_of_the_images(run: Path, data: Path, tmp_
     }  # fmt: skip
     assert done.summary["mean_over_classes"]["at"]["0.5"]["value"] > 0.5
     assert [row[0] for row in done.table[1]] == ["round", "square", "mean"]
-    assert json.loads((tmp_path / "summary.json").read_text())["images"] == 2
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["images"] == 2
+    assert summary["coordinates"] == "stored pixels"
+    found = summary["froc"]
+    assert found["rule"] == "iou>=0.2"
+    assert "found at 1 false alarm an image, iou>=0.2" in done.table[0]
+    both = [found["classes"][name]["lesions"] for name in ("round", "square")]
+    assert found["all_classes"]["lesions"] == sum(both) == 4
+    assert found["all_classes"]["at"]["1"]["value"] > 0.5
 
 
 def test_prediction_writes_coco_results_tables_and_pictures(run: Path, data: Path, tmp_path: Path) -> None:

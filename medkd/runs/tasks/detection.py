@@ -23,7 +23,7 @@ from medkd.detection.task import DetectionTask
 from medkd.engine.runtime import Runtime
 from medkd.errors import InputError
 from medkd.inference.model_folder import ModelDescription
-from medkd.report.detections import Boxed, detection_sheet
+from medkd.report.detections import Boxed, detection_sheet, relation_heat_maps, relation_matrices
 from medkd.runs.checks import check_dataset, check_slices
 from medkd.runs.phases import network_maker, phases_of
 from medkd.runs.tasks.detection_adaptation import (
@@ -76,6 +76,14 @@ class DetectionSetup(Setup):
 
     def notes(self) -> list[str]:
         return adaptation_notes(self.recipe, self.dataset, self.source)
+
+    def pictures(self, rows: list[dict[str, Any]]) -> dict[str, tuple[bytes, str]]:
+        """The relational context over time, where a method has one of several classes."""
+        matrices = relation_matrices(rows, len(self.dataset.classes))
+        if not matrices or len(self.dataset.classes) == 1:
+            return {}
+        caption = "Relational context over the updates: row, what a region is labelled; column, what the student says."
+        return {"relation.png": (relation_heat_maps(matrices, self.dataset.classes), caption)}
 
     def card(self, description: ModelDescription) -> str:
         assert isinstance(description, DetectionModel)

@@ -69,6 +69,10 @@ class Setup(ABC):
         """The labelled training cases that the `labelled` stream does not read."""
         return frozenset()
 
+    def pictures(self, rows: list[dict[str, Any]]) -> dict[str, tuple[bytes, str]]:
+        """File name -> PNG and caption, of the rows of the log: what the report shows besides the curves."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Evaluation:
