@@ -30,6 +30,7 @@ from medkd.claims.accounting import (
     timed,
 )
 from medkd.claims.hidden_labels import HiddenLabels
+from medkd.config.models import load_model
 from medkd.config.recipe import Recipe
 from medkd.data.dataset import read_dataset, write_whole
 from medkd.engine.tracking import read_log
@@ -62,6 +63,8 @@ class Aim:
     over: str | None = None
 
     def __str__(self) -> str:
+        if self.over and self.least < 0:
+            return f"{self.arm} at most {-self.least:.2f} below {self.over}"
         return f"{self.arm} at {self.least:.2f} or more{f' over {self.over}' if self.over else ''}"
 
 
@@ -69,14 +72,17 @@ class Aim:
 class Experiment:
     """What to run, in order, and how.
 
-    words: what each arm is. budget: updates in words; a line of another budget belongs to another experiment.
-    dataset(run, work): the dataset folder of a run, made under `work` if need be. comparisons: (better, worse) arms
-    that the claim speaks of. caveat: what must be said beside every number. source: hash of the split of the data.
-    aims: what was wanted, for the page to judge. credit: of whom the pictures show scans. shared: whether these
-    pictures may stand in a repository. watched: runs whose pseudo-labels are scored against hidden labels.
-    pictured: runs whose scans are drawn.
+    claim: its name in `medkd reproduce`. words: what each arm is. budget: updates in words; a line of another budget
+    belongs to another experiment. dataset(run, work): the dataset folder of a run, made under `work` if need be.
+    comparisons: (better, worse) arms that the claim speaks of. caveat: what must be said beside every number. source:
+    hash of the split of the data. aims: what was wanted, for the page to judge. credit: of whom the pictures show
+    scans. shared: whether these pictures may stand in a repository. watched: runs whose pseudo-labels are scored
+    against hidden labels. pictured: runs whose scans are drawn. stages: how the updates are spread, in words. setting:
+    more for the page to say of data and training. taught_by: the run, earlier in the plan, whose shipped model is the
+    teacher of a run. costed: whether to measure at the end what a scan costs the model of each arm.
     """
 
+    claim: str
     name: str
     title: str
     words: Mapping[str, str]
@@ -94,6 +100,10 @@ class Experiment:
     shared: bool = True
     watched: Callable[[Run], bool] = lambda run: False
     pictured: Callable[[Run], bool] = lambda run: False
+    stages: str = "stage 1 + stage 2; arms of one stage make their sum"
+    setting: str = ""
+    taught_by: Callable[[Run], Run | None] = lambda run: None
+    costed: bool = False
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -155,10 +165,24 @@ def run_folder(experiment: Experiment, run: Run, work: Path) -> Path:
     return work / experiment.budget / f"seed_{run.seed}" / run.arm
 
 
+def with_teacher(experiment: Experiment, run: Run, recipe: Recipe, work: Path) -> tuple[Recipe, str | None]:
+    """The recipe with the model folder of the run's teacher, and the hash of its weights. Unchanged without one."""
+    source = experiment.taught_by(run)
+    if source is None:
+        return recipe, None
+    model = run_folder(experiment, source, work) / "model"
+    if not model.exists():
+        raise InputError(
+            f"{run} learns from the model of {source}, which is not at {model}; take the line of {source} out of "
+            f"{work.parent / 'runs.jsonl'} to train it again"
+        )
+    return recipe.model_copy(update={"teacher": str(model)}), parameter_hash(load_model(model).network)
+
+
 def make(experiment: Experiment, run: Run, work: Path, console: Console | None) -> Line:
     """Train (or go on with) one run, evaluate its best and its last weights on the test patients; its line."""
     data = experiment.dataset(run, work)
-    recipe = experiment.recipe(run, data)
+    recipe, teacher = with_teacher(experiment, run, experiment.recipe(run, data), work)
     folder = run_folder(experiment, run, work)
     dataset = read_dataset(data)
     watch = HiddenLabels if experiment.watched(run) else None
@@ -200,6 +224,9 @@ def make(experiment: Experiment, run: Run, work: Path, console: Console | None) 
         "labelled": list_hash(dataset),
         "counts": counts(dataset),
         "start_weights": parameter_hash(start),
+        "parameters": sum(p.numel() for p in start.parameters()),
+        "weights": parameter_hash(load_model(folder).network),
+        "teacher_weights": teacher,
         "validation": [row for row in rows if row["kind"] == "validation"],
         "load": [round(load_before, 2), round(os.getloadavg()[0], 2)],
         "threads": torch.get_num_threads(),

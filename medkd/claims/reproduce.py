@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from medkd.claims.small import SmallClaim
 
 
+def _bcp(data: Path | None, seeds: int) -> Experiment:
+    from medkd.claims.bcp import experiment_on
+
+    return experiment_on(data, seeds)
+
+
+def _distilled(data: Path | None, seeds: int) -> Experiment:
+    from medkd.claims.distilled_segmentation import distilled_segmentation
+
+    return distilled_segmentation(data, seeds)
+
+
 def _pld() -> SmallClaim:
     from medkd.claims.pld import CLAIM
 
@@ -63,16 +75,24 @@ def _grounded_teacher_toy() -> SmallClaim:
 
 @dataclass(frozen=True)
 class Claim:
-    """words: as the authors would put it. small: the experiment; None for trainings of hours (claims/experiment.py)."""
+    """words: as the authors would put it. One of two: small, an experiment of minutes; large, one of trainings that
+    take hours, for a dataset folder (if given) and a number of seeds."""
 
     words: str
     small: Callable[[], SmallClaim] | None = None
+    large: Callable[[Path | None, int], Experiment] | None = None
 
 
 CLAIMS = {
     "bcp": Claim(
         "with very few labelled patients, pasting labelled and unlabelled images into each other both ways beats "
-        "self-training without copy-paste, which beats labelled-only training (Bai et al., CVPR 2023)"
+        "self-training without copy-paste, which beats labelled-only training (Bai et al., CVPR 2023)",
+        large=_bcp,
+    ),
+    "distilled-segmentation": Claim(
+        "a student with a tenth of its teacher's parameters that is taught by it segments almost as well, and better "
+        "than the same student taught by the labels alone (Hinton et al. 2015, and the losses compared here)",
+        large=_distilled,
     ),
     "pld": Claim(
         "ranking the classes as the teacher does, the label first, teaches more than cross-entropy and than "
@@ -120,11 +140,17 @@ def reproduce(
     After every finished run the page says what is known so far. page_only: make no run. more: added to the page.
     """
     from medkd.claims.experiment import finished, run_missing
+    from medkd.claims.scan_cost import measure, read_cost
 
     folder = out / experiment.name
     after = partial(_after, experiment, out, more)
     after(list(finished(experiment, folder).values()))
-    return list(finished(experiment, folder).values()) if page_only else run_missing(experiment, folder, after, console)
+    if page_only:
+        return list(finished(experiment, folder).values())
+    lines = run_missing(experiment, folder, after, console)
+    if experiment.costed and not read_cost(experiment, folder) and measure(experiment, folder):
+        after(lines)
+    return lines
 
 
 def _after(experiment: Experiment, out: Path, more: str, lines: list[Line]) -> None:

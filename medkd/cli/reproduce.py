@@ -18,7 +18,10 @@ def reproduce(
     name: Annotated[str | None, typer.Argument(help="the claim, for example bcp")] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="bcp: a dataset folder of ACDC or of the hippocampus task; else generated patients"),
+        typer.Option(
+            help="bcp: a dataset folder of ACDC or of the hippocampus task, else generated patients; "
+            "distilled-segmentation: one of the hippocampus task"
+        ),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="how many seeds; the claim's own number if not given")
@@ -44,7 +47,9 @@ def reproduce(
     claim = CLAIMS[name]
     if claim.small and data is not None:
         raise InputError(f"{name} makes its own data: leave out --data {data}")
-    result, text = _small(name, claim, seeds, out, page_only) if claim.small else _bcp(data, seeds, out, page_only)
+    result, text = (
+        _small(name, claim, seeds, out, page_only) if claim.small else _large(claim, data, seeds, out, page_only)
+    )
     print(json.dumps(result, indent=1) if as_json else text)
 
 
@@ -63,12 +68,15 @@ def _small(name: str, claim: Claim, seeds: int | None, out: Path, page_only: boo
     return result, f"{text}\npage: {out / 'claims.md'}"
 
 
-def _bcp(data: Path | None, seeds: int | None, out: Path, page_only: bool) -> tuple[dict[str, Any], str]:
+def _large(
+    claim: Claim, data: Path | None, seeds: int | None, out: Path, page_only: bool
+) -> tuple[dict[str, Any], str]:
     from rich.console import Console
 
-    from medkd.claims.bcp import experiment_on, summarise, table
     from medkd.claims.reproduce import reproduce as run
+    from medkd.claims.verdict import summarise, table
 
-    experiment = experiment_on(data, seeds or 3)
+    assert claim.large
+    experiment = claim.large(data, seeds or 3)
     result = summarise(experiment, run(experiment, out, page_only=page_only, console=Console(stderr=True)))
     return result, f"{table(result)}\nverdict: {result['verdict']}\npage: {out / experiment.name}.md"
