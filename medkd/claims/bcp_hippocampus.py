@@ -27,6 +27,7 @@ RECOMMENDED: dict[str, Any] = {
     "loss": {"dice": "sample_linear"},
     "labelled": {"size": 4, "augment": _LIGHT},
     "unlabelled": {"size": 4, "augment": _LIGHT},
+    "runtime": {"precision": "bf16", "channels_last": True},
 }
 
 _STAGE_1 = {"kind": "labelled_copy_paste", "regional": False, "both_directions": True}

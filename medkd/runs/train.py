@@ -89,7 +89,7 @@ def ship(setup: Setup, selection: Selection, out: Path, seconds: float) -> None:
     weights: dict[str, dict[str, Tensor]] = {"best": selection.best, "last": selection.last}
     (out / "weights").mkdir(exist_ok=True)
     for name, state in weights.items():
-        save_file(state, out / "weights" / f"{name}.safetensors")
+        save_file({k: v.contiguous() for k, v in state.items()}, out / "weights" / f"{name}.safetensors")
     trained = {
         "by": f"medkd {medkd.__version__}",
         "methods": [phase.method.kind for phase in recipe.phases],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from medkd.config.load import parse_recipe
 from medkd.config.models import load_model
@@ -119,3 +120,12 @@ def test_a_teacher_with_another_input_or_other_classes_is_refused(data: Path, tm
     file.write_text(text.replace("kind: percentile", "kind: minmax"))
     with pytest.raises(InputError, match=r"trained with preprocess\.intensity kind='minmax'"):
         build(made)
+
+
+def test_a_channels_last_run_ships_its_weights(data: Path, tmp_path: Path) -> None:
+    """Files of weights hold tensors in row order, whatever the order that trained them."""
+    one = {"name": "training", "method": {"kind": "supervised"}, "steps": 1}
+    made = recipe(data, [one], runtime={"threads": 1, "channels_last": True})
+    train(made, tmp_path / "run")
+    weights = load_file(tmp_path / "run/weights/best.safetensors")
+    assert all(torch.equal(weights[k], v) for k, v in load_model(tmp_path / "run").network.state_dict().items())
