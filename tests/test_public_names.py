@@ -37,6 +37,7 @@ def test_methods_and_claims() -> None:
     }  # fmt: skip
     assert set(CLAIMS) == {
         "bcp", "pld", "ofa", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy",
+        "distilled-segmentation",
     }  # fmt: skip
 
 
