@@ -36,7 +36,7 @@ def test_methods_and_claims() -> None:
         "grounded_teacher",
     }  # fmt: skip
     assert set(CLAIMS) == {
-        "bcp", "pld", "ofa", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy",
+        "bcp", "pld", "ofa", "bpkd", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy",
         "distilled-segmentation",
     }  # fmt: skip
 

@@ -67,6 +67,12 @@ def _tgeo() -> SmallClaim:
     return CLAIM
 
 
+def _bpkd() -> SmallClaim:
+    from medkd.claims.bpkd import CLAIM
+
+    return CLAIM
+
+
 def _grounded_teacher_toy() -> SmallClaim:
     from medkd.claims.grounded_teacher_toy import CLAIM
 
@@ -103,6 +109,11 @@ CLAIMS = {
         "between families of networks, comparing every stage of the student with the teacher's logits teaches more "
         "than Hinton's distillation, and comparing features does harm (Hao et al., NeurIPS 2023)",
         _ofa,
+    ),
+    "bpkd": Claim(
+        "comparing the borders of classes pixel by pixel, apart from what they enclose, makes a small segmentation "
+        "network better at borders than channel-wise distillation (Liu et al., WACV 2024)",
+        _bpkd,
     ),
     "tgeo": Claim(
         "a controller trained on held-out data learns for each sample whether to trust the teacher or the label, which "
