@@ -121,7 +121,7 @@ def border_iou(found: np.ndarray, truth: np.ndarray, near: int = NEAR) -> float:
 
     >>> square = np.zeros((11, 11), bool)
     >>> square[1:8, 1:8] = True
-    >>> border_iou(square, square), round(border_iou(np.roll(square, 1, 1), square), 3)  # of 40 and 40 pixels 30 are common
+    >>> border_iou(square, square), round(border_iou(np.roll(square, 1, 1), square), 3)  # 30 of 50 pixels
     (1.0, 0.6)
     """
     outside = dilated(torch.tensor(np.stack([~found, ~truth]))[:, None], (2 * near + 1,) * found.ndim)[:, 0].numpy()
