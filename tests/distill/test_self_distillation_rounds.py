@@ -87,4 +87,4 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="held_out="):
         self_distillation_rounds(ridge(), X, Y, 2)
     with pytest.raises(ValueError, match="needed: the same"):
-        mixed(0.5, Y, Y[:, :1])
+        mixed(0.5, Y, Y[:5])
