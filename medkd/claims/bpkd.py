@@ -30,7 +30,7 @@ NOISE, BLUR, NEAR = 0.35, 5, 2  # sd of the noise; pixels averaged twice; width 
 Extra = Callable[[Tensor, Tensor, Tensor], Tensor]
 """What an arm adds to the cross-entropy, of student and teacher logits and labels."""
 
-PAPER, STABLE = (BPKDLoss(CLASSES, 2, 7, form) for form in ("paper", "stable"))  # type: ignore[arg-type]
+PAPER, STABLE = (BPKDLoss(CLASSES, 2, 7, form) for form in ("paper", "stable"))
 EXTRA: dict[str, Extra] = {
     "labels": lambda s, t, y: s.new_zeros(()),
     "hinton": lambda s, t, y: hinton_kd_loss(s, t, temperature=2.0),

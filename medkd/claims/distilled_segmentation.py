@@ -55,7 +55,7 @@ SETTING = (
     "Data: the hippocampus task of the Medical Segmentation Decathlon (35 x 50 x 36 mm, 1 mm voxels), patches of "
     "32 x 48 x 32, 4 an update, light augmentation, AdamW at 0.001 with a polynomial decay, bfloat16 in channels-last "
     "order. Networks: U-Nets of five levels with instance normalisation, "
-    f"{', '.join(map(str, TEACHER['features']))} and {', '.join(map(str, STUDENT['features']))} features. The teacher "  # type: ignore[arg-type]
+    f"{', '.join(map(str, TEACHER['features']))} and {', '.join(map(str, STUDENT['features']))} features. The teacher "
     "is trained as long as a student is and then frozen. Weights of the losses are those of the papers or of public "
     "code, none was tuned here: MGD's is carried over to the size of this feature map, attention maps are compared at "
     "stages of a size like the published ones, and the border of BPKD is narrower than the published 7 because the "

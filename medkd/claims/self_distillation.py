@@ -98,7 +98,8 @@ CLAIM = SmallClaim(
         "The sine toy of the card is a test (tests/distill/test_kernel_self_distillation.py): its table is met to 5 "
         f"decimals. (2) digits: a perceptron of {HIDDEN} hidden units and the squared error of class probabilities, "
         f"{IMAGES} training, {HELD_OUT} validation and {UNSEEN} test images, {STEPS} steps a fit. *Labels kept*: the "
-        "alpha of a round is estimated on validation from a fit to the labels and one to the last predictions. The "
+        "alpha of a round is estimated on validation from a fit to the labels and one to the last predictions; "
+        "where it is 1 the first model stays. The "
         "paper trains ResNets on CIFAR-10. **Second version:** the first (version 1 of the lines) had no digits; the "
         "other columns are the same."
     ),

@@ -61,7 +61,8 @@ def standardised(logits: Tensor) -> Tensor:
         raise InputError(f"standardised logits of {logits.shape[1]} classes carry no confidence; needed: 3 or more")
     centred = logits - logits.mean(1, keepdim=True)
     spread = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / (logits.shape[1] - 1) ** 0.5
-    return centred / (spread + 1e-7)
+    shape: Tensor = centred / (spread + 1e-7)
+    return shape
 
 
 class HintonKDLoss(nn.Module):
