@@ -21,11 +21,11 @@ from medkd.metrics.overlap import dice
 from medkd.metrics.surface import surface_distances
 from medkd.networks.options import BasicUNetOptions
 
-SIDE, CLASSES = 64, 4  # background and three organs
+SIDE, CLASSES = 48, 4  # background and three organs
 TRAINED, TESTED = 64, 40
-STEPS, BATCH = 250, 8
-TEACHER, STUDENT = (8, 16, 32, 32, 32), (2, 4, 8, 8, 8)
-CENTRES, RADII, GREY = ((22.0, 22.0), (22.0, 44.0), (44.0, 33.0)), (6.0, 12.0), (0.45, 0.75, 1.05)
+STEPS, BATCH = 400, 8
+TEACHER, STUDENT = (8, 16, 32, 32, 32), (4, 8, 16, 16, 16)
+CENTRES, RADII, GREY = ((15.0, 15.0), (15.0, 33.0), (33.0, 24.0)), (5.0, 9.0), (-0.8, 0.7, 1.5)
 NOISE, BLUR, NEAR = 0.35, 5, 2  # sd of the noise; pixels averaged twice; width of a border, for the measurement
 Extra = Callable[[Tensor, Tensor, Tensor], Tensor]
 """What an arm adds to the cross-entropy, of student and teacher logits and labels."""
@@ -41,8 +41,8 @@ EXTRA: dict[str, Extra] = {
 
 
 def phantom(count: int, *seed: object) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, 64, 64) with three ellipses each, of random place, shape, turn and contrast, blurred and noisy;
-    labels (N, 64, 64)."""
+    """Images (N, 1, 48, 48) with three ellipses each, of random place, shape, turn and contrast, blurred and noisy;
+    labels (N, 48, 48)."""
     g = generator("bpkd", *seed)
     grid = torch.stack(torch.meshgrid(*[torch.arange(SIDE) + 0.5] * 2, indexing="ij"))
     image, label = torch.zeros(count, 1, SIDE, SIDE), torch.zeros(count, SIDE, SIDE, dtype=torch.int64)
@@ -100,7 +100,7 @@ def fitted(
 
 @torch.no_grad()
 def predicted(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits (N, 4, 64, 64)."""
+    """Logits (N, 4, 48, 48)."""
     return torch.cat([model(part) for part in images.split(BATCH)])
 
 
@@ -139,7 +139,9 @@ CLAIM = SmallClaim(
         "from the paper, weights 20 (body) and 50 (edge); its stable form, 3 and 3. The border is 7 pixels wide; no "
         "weight was tuned. *Border IoU*: of the pixels of each mask within 2 pixels of its outside; HD95 in pixels, "
         "without organs of which nothing was found. The paper distils networks of Cityscapes and ADE20K; its training "
-        "code was never published."
+        "code was never published. **Second version:** the student of the first (a line of version 1, one seed) was "
+        "too narrow and its training too short: it had not learnt to tell the organs apart (Dice 0.2, taught or not). "
+        "It is twice as wide now, trained longer, and the organs differ more in grey."
     ),
     arms={
         "teacher": "",
@@ -162,4 +164,5 @@ CLAIM = SmallClaim(
         Statement("hinton", "labels", "border", claimed=False),
     ),
     run=run,
+    version=2,
 )
