@@ -16,8 +16,8 @@ from pathlib import Path
 from rich.console import Console
 
 from medkd.claims.bcp_phantom import phantom
-from medkd.claims.experiment import Line, finished
 from medkd.claims.reproduce import reproduce
+from medkd.claims.runner import Line, finished
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 

@@ -11,7 +11,8 @@ import typer
 
 from medkd.claims.reproduce import CLAIMS
 from medkd.cli.app import app
-from medkd.config.recipe import PhaseOptions
+from medkd.config.classification import ClassificationPhase, ClassificationRecipe
+from medkd.config.recipe import PhaseOptions, Recipe
 from medkd.config.registry import methods
 from medkd.config.segmentation import SegmentationPhase, SegmentationRecipe
 from medkd.distill import losses
@@ -32,12 +33,13 @@ def test_verbs() -> None:
 def test_methods_and_claims() -> None:
     assert set(methods()) == {
         "supervised", "labelled_copy_paste", "self_training", "mean_teacher", "ua_mt", "cps", "unimatch", "bcp",
-        "tgeo_kd", "distil", "ofa", "supervised_detection", "adabn", "static_labels", "detection_mean_teacher",
-        "grounded_teacher",
+        "tgeo_kd", "distil", "ofa", "supervised_detection", "distil_detection", "adabn", "static_labels",
+        "detection_mean_teacher", "grounded_teacher", "irg", "pets", "lpld",
     }  # fmt: skip
     assert set(CLAIMS) == {
         "bcp", "pld", "ofa", "bpkd", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy",
-        "distilled-segmentation",
+        "sfod-blood-cells", "distilled-segmentation",
+        "grounded-teacher-mammogram", "grounded-teacher-nodules",
     }  # fmt: skip
 
 
@@ -64,6 +66,10 @@ def test_keys_of_a_recipe() -> None:
         "name", "method", "steps", "optimizer", "candidate", "hand_over", "carry_optimizer", "validate_every",
         "accumulate", "becomes", "optimizers",
     }  # fmt: skip
+    assert set(ClassificationRecipe.model_fields) == set(Recipe.model_fields) | {
+        "preprocess", "network", "loss", "select", "labelled", "unlabelled",
+    }  # fmt: skip
+    assert set(ClassificationPhase.model_fields) == set(PhaseOptions.model_fields) | {"network"}
     assert set(SegmentationPhase.model_fields) == set(PhaseOptions.model_fields) | {"network"}
 
 

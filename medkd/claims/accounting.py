@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+import medkd
 from medkd.config.load import parse_recipe
 from medkd.config.recipe import PhaseOptions, Recipe
 from medkd.data.dataset import Dataset, write_whole
@@ -78,6 +80,17 @@ def processor() -> str:
     lines = table.read_text().splitlines() if table.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """On what a run ran."""
+    return {
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "processor": processor(),
+        "torch": torch.__version__,
+        "medkd": medkd.__version__,
+    }
 
 
 def recipe_content(recipe: Recipe) -> dict[str, Any]:

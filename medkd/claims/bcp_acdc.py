@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medkd.claims.experiment import Aim, Experiment, Run
+from medkd.claims.experiment import Aim, Experiment
 from medkd.claims.relabel import relabelled
+from medkd.claims.runner import Run
 from medkd.config.load import parse_recipe
 from medkd.config.recipe import Recipe
 from medkd.data.dataset import Dataset

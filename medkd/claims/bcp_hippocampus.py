@@ -6,7 +6,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from medkd.claims.experiment import Experiment, Run
+from medkd.claims.experiment import Experiment
+from medkd.claims.runner import Run
 from medkd.config.load import parse_recipe
 from medkd.config.recipe import Recipe
 from medkd.data.dataset import Dataset

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from medkd.claims.experiment import Experiment, Run
+from medkd.claims.experiment import Experiment
+from medkd.claims.runner import Run
 from medkd.config.recipe import Recipe
 from medkd.data.phantom import CLASSES, PhantomOptions, write_cohort
 from medkd.runs.phantom import ARMS, PRETRAIN, SELFTRAIN, SIZE, phantom_recipe

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medkd.claims.experiment import Experiment, Run, finished, run_folder
+from medkd.claims.experiment import Experiment
 from medkd.claims.hidden_labels import CASES
+from medkd.claims.runner import Run, finished, run_folder
 from medkd.config.load import load_recipe
 from medkd.config.models import load_model
 from medkd.data.dataset import Case, read_dataset

@@ -14,7 +14,8 @@ from typing import Any
 
 from medkd.claims.accounting import PLACEHOLDER
 from medkd.claims.bcp_hippocampus import CLASSES, PATIENTS
-from medkd.claims.experiment import Aim, Experiment, Run
+from medkd.claims.experiment import Aim, Experiment
+from medkd.claims.runner import Run
 from medkd.config.load import parse_recipe
 from medkd.config.recipe import Recipe
 from medkd.data.dataset import read_dataset

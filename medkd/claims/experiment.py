@@ -1,57 +1,26 @@
-"""Experiments of many runs, hours together: what is planned, one JSON line a finished run, nothing done twice.
+"""Experiments on segmentation: what is planned, and how a run becomes a line (claims/runner.py makes what is missing).
 
-FOLDER/runs.jsonl   one line a finished run; a re-run skips what has one
-FOLDER/work/        datasets and run folders; a run that was killed goes on from there
-
-Phantom and real data, 2-D and 3-D, all pass through `run_missing`.
+Phantom and real data, 2-D and 3-D.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-import medkd
-from medkd.claims.accounting import (
-    counts,
-    images,
-    list_hash,
-    parameter_hash,
-    processor,
-    recipe_content,
-    same_recipe,
-    timed,
-)
+from medkd.claims.accounting import counts, images, list_hash, parameter_hash, recipe_content
 from medkd.claims.hidden_labels import HiddenLabels
+from medkd.claims.runner import Line, Planned, Run, run_folder, trained
 from medkd.config.models import load_model
 from medkd.config.recipe import Recipe
-from medkd.data.dataset import read_dataset, write_whole
-from medkd.engine.tracking import read_log
+from medkd.data.dataset import read_dataset
 from medkd.errors import InputError
 from medkd.runs.evaluate import evaluate
 from medkd.runs.phases import network_maker
-from medkd.runs.train import train
-
-Line = dict[str, Any]
-"""What is written of a finished run."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training of an experiment."""
-
-    arm: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.arm} seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -69,32 +38,20 @@ class Aim:
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """What to run, in order, and how.
-
-    claim: its name in `medkd reproduce`. words: what each arm is. budget: updates in words; a line of another budget
-    belongs to another experiment. dataset(run, work): the dataset folder of a run, made under `work` if need be.
-    comparisons: (better, worse) arms that the claim speaks of. caveat: what must be said beside every number. source:
-    hash of the split of the data. aims: what was wanted, for the page to judge. credit: of whom the pictures show
-    scans. shared: whether these pictures may stand in a repository. watched: runs whose pseudo-labels are scored
-    against hidden labels. pictured: runs whose scans are drawn. stages: how the updates are spread, in words. setting:
-    more for the page to say of data and training. taught_by: the run, earlier in the plan, whose shipped model is the
-    teacher of a run. costed: whether to measure at the end what a scan costs the model of each arm.
+class Experiment(Planned):
+    """claim: its name in `medkd reproduce`. labelled: patients. dataset(run, work): the dataset folder of a run, made
+    under `work` if need be. comparisons: (better, worse) arms that the claim speaks of. aims: what was wanted, for the
+    page to judge. credit: of whom the pictures show scans. shared: whether these pictures may stand in a repository.
+    watched: runs whose pseudo-labels are scored against hidden labels. pictured: runs whose scans are drawn. stages:
+    how the updates are spread, in words. setting: more for the page to say of data and training. taught_by: the run
+    whose shipped model is the teacher of a run. costed: whether to measure, when all runs are there, what a scan costs
+    the model of each arm.
     """
 
     claim: str
-    name: str
-    title: str
-    words: Mapping[str, str]
-    plan: tuple[Run, ...]
-    budget: str
     labelled: int
     dataset: Callable[[Run, Path], Path]
-    recipe: Callable[[Run, Path], Recipe]
     comparisons: tuple[tuple[str, str], ...]
-    caveat: str
-    command: str
-    source: str
     aims: tuple[Aim, ...] = ()
     credit: str = ""
     shared: bool = True
@@ -105,64 +62,29 @@ class Experiment:
     taught_by: Callable[[Run], Run | None] = lambda run: None
     costed: bool = False
 
-    @property
-    def arms(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(run.arm for run in self.plan))
+    def starts_from(self, run: Run) -> Run | None:
+        return self.taught_by(run)
 
-    @property
-    def seeds(self) -> int:
-        return 1 + max(run.seed for run in self.plan)
+    def make(self, run: Run, work: Path, console: Console | None) -> Line:
+        return make(self, run, work, console)
 
+    def report(self, lines: list[Line], out: Path, more: str) -> None:
+        from medkd.claims.diagnostics import draw_diagnostics
+        from medkd.claims.page import write_page
 
-def run_missing(
-    experiment: Experiment,
-    folder: Path,
-    after: Callable[[list[Line]], None] = lambda lines: None,
-    console: Console | None = None,
-) -> list[Line]:
-    """Make every planned run that has no line yet, `after` each of which sees the lines so far; return them all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for run in experiment.plan:
-        if run in finished(experiment, folder):
-            continue
-        if console:
-            console.print(f"{experiment.name}: {run}")
-        line = make(experiment, run, folder / "work", console)
-        lines = folder / "runs.jsonl"
-        write_whole(lines, "".join(json.dumps(row) + "\n" for row in [*read_lines(lines), line]))
-        after(list(finished(experiment, folder).values()))
-    return list(finished(experiment, folder).values())
+        draw_diagnostics(self, out / self.name)
+        write_page(self, lines, out, more)
 
+    def complete(self, folder: Path) -> bool:
+        from medkd.claims.scan_cost import measure, read_cost
 
-def finished(experiment: Experiment, folder: Path) -> dict[Run, Line]:
-    """The planned runs that have a line, in the order of the plan. A line of another budget or recipe is another run.
+        return self.costed and not read_cost(self, folder) and measure(self, folder)
 
-    Raises InputError if the lines come from another dataset.
-    """
-    lines = [line for line in read_lines(folder / "runs.jsonl") if line["budget"] == experiment.budget]
-    strangers = {line["source"] for line in lines if line.get("source", experiment.source) != experiment.source}
-    if strangers:
-        raise InputError(
-            f"{folder / 'runs.jsonl'} holds runs on the split {', '.join(sorted(strangers))}, the dataset given has "
-            f"{experiment.source}; give another --out"
-        )
-    done: dict[Run, Line] = {}
-    for run in experiment.plan:
-        mine = [line for line in lines if Run(line["arm"], line["seed"]) == run]
-        for line in mine:
-            if same_recipe(line.get("recipe"), experiment.recipe(run, Path("data"))):
-                done[run] = line
-    return done
+    def summary(self, lines: list[Line]) -> tuple[dict[str, Any], str]:
+        from medkd.claims.verdict import summarise, table
 
-
-def read_lines(path: Path) -> list[Line]:
-    """The lines of an experiment so far."""
-    return read_log(path) if path.exists() else []
-
-
-def run_folder(experiment: Experiment, run: Run, work: Path) -> Path:
-    """Where a run trains: another budget is another folder."""
-    return work / experiment.budget / f"seed_{run.seed}" / run.arm
+        result = summarise(self, lines)
+        return result, f"{table(result)}\nverdict: {result['verdict']}"
 
 
 def with_teacher(experiment: Experiment, run: Run, recipe: Recipe, work: Path) -> tuple[Recipe, str | None]:
@@ -186,22 +108,14 @@ def make(experiment: Experiment, run: Run, work: Path, console: Console | None) 
     folder = run_folder(experiment, run, work)
     dataset = read_dataset(data)
     watch = HiddenLabels if experiment.watched(run) else None
-    load_before = os.getloadavg()[0]
-    with timed(folder) as clock:
-        selection = train(recipe, folder, resume=(folder / "recipe.yaml").exists(), console=console, watch=watch)
-    rows = read_log(folder / "log.jsonl")
-    watched = {
-        part: sum(row.get(f"{name}/hidden_{part}", 0.0) for row in rows for name in ("student", "teacher"))
-        for part in ("seconds", "cpu_seconds")
-    }
+    done = trained(recipe, folder, console, watch)
+    selection = done.selection
     start = network_maker(recipe, dataset)(0)
     line: Line = {
         "arm": run.arm,
         "seed": run.seed,
         "budget": experiment.budget,
-        "seconds": round(clock.seconds - watched["seconds"], 1),
-        "cpu_seconds": None if clock.cpu is None else round(clock.cpu - watched["cpu_seconds"], 1),
-        "sessions": clock.sessions,
+        **done.cost,
         "selected_at": [recipe.phases[-1].name, selection.step],
         "candidate": recipe.phases[-1].candidate,
         "validation_dice": selection.score,
@@ -227,12 +141,6 @@ def make(experiment: Experiment, run: Run, work: Path, console: Console | None) 
         "parameters": sum(p.numel() for p in start.parameters()),
         "weights": parameter_hash(load_model(folder).network),
         "teacher_weights": teacher,
-        "validation": [row for row in rows if row["kind"] == "validation"],
-        "load": [round(load_before, 2), round(os.getloadavg()[0], 2)],
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "processor": processor(),
-        "torch": torch.__version__,
-        "medkd": medkd.__version__,
+        "validation": [row for row in done.rows if row["kind"] == "validation"],
         "command": experiment.command,
     }

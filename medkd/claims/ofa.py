@@ -22,9 +22,7 @@ TAUGHT, LABELLED, TEST = 1000, 150, 600  # images of the teacher's training (whi
 SIDE, PATCH, WIDTH, BLOCKS, STEPS = 16, 4, 32, 4, 600
 TOKENS = (SIDE // PATCH) ** 2
 FEATURE_WEIGHT = 100.0
-OPTIONS = OfaOptions(
-    classes=10, taps=tuple(f"blocks.{i}" for i in range(BLOCKS)), input_size=(SIDE, SIDE), dense=False, width=WIDTH
-)
+OPTIONS = OfaOptions(classes=10, taps=tuple(f"blocks.{i}" for i in range(BLOCKS)), input_size=(SIDE, SIDE), width=WIDTH)
 
 
 class Mixer(nn.Module):

@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from medkd.claims.experiment import Experiment, Line, Run
+from medkd.claims.experiment import Experiment
+from medkd.claims.runner import Line, Run
 from medkd.claims.scan_cost import read_cost
 from medkd.claims.verdict import summarise
 from medkd.data.dataset import write_whole
@@ -141,11 +142,11 @@ def _table(experiment: Experiment, lines: Sequence[Line], cost: Mapping[str, Any
         if not runs:
             rows.append([_name(experiment, arm), "0", *[NONE] * (len(heads) - 2)])
             continue
-        row = [_name(experiment, arm), str(len(runs)), f"**{_spread(runs, lambda r: r['dice_best'])}**"]
-        row += [_spread(runs, partial(_class_dice, c)) for c in classes]
-        row.append(_spread(runs, lambda r: r["dice_last"]))
+        row = [_name(experiment, arm), str(len(runs)), f"**{spread(runs, lambda r: r['dice_best'])}**"]
+        row += [spread(runs, partial(_class_dice, c)) for c in classes]
+        row.append(spread(runs, lambda r: r["dice_last"]))
         if distance:
-            row.append(_spread(runs, lambda r: r["scores_best"]["mean"][distance], 1))
+            row.append(spread(runs, lambda r: r["scores_best"]["mean"][distance], 1))
         if "parameters" in heads:
             row.append(f"{sizes[arm]:,}" if arm in sizes else NONE)
         if cost:
@@ -153,8 +154,8 @@ def _table(experiment: Experiment, lines: Sequence[Line], cost: Mapping[str, Any
         row.append(str(sum(r["missed_best"] for r in runs)))
         for images in ("student_images", "teacher_images"):
             row.append(" or ".join(sorted({f"{r[images]:,}" for r in runs if images in r})) or NONE)
-        row.append(_spread(runs, lambda r: r["seconds"] / 60, 1))
-        row.append(_spread(runs, lambda r: r["cpu_seconds"] / 60 if r.get("cpu_seconds") else None, 1))
+        row.append(spread(runs, lambda r: r["seconds"] / 60, 1))
+        row.append(spread(runs, lambda r: r["cpu_seconds"] / 60 if r.get("cpu_seconds") else None, 1))
         rows.append(row)
     return markdown(heads, rows)
 
@@ -252,7 +253,7 @@ def _unit(metric: str) -> str:
     return f"HD95 ({metric.rsplit('_', 1)[-1]})"
 
 
-def _spread(runs: Sequence[Line], value: Callable[[Line], float | None], digits: int = 3) -> str:
+def spread(runs: Sequence[Line], value: Callable[[Line], float | None], digits: int = 3) -> str:
     """Mean ± sd over the runs in which the value is defined."""
     found = [v for run in runs if (v := _safe(value, run)) is not None]
     if not found:

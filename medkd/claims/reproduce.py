@@ -8,27 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from medkd.claims.experiment import Experiment, Line
+    from medkd.claims.runner import Line, Planned
     from medkd.claims.small import SmallClaim
 
 
-def _bcp(data: Path | None, seeds: int) -> Experiment:
+def _bcp(data: Path | None, seeds: int) -> Planned:
     from medkd.claims.bcp import experiment_on
 
     return experiment_on(data, seeds)
 
 
-def _distilled(data: Path | None, seeds: int) -> Experiment:
+def _distilled(data: Path | None, seeds: int) -> Planned:
     from medkd.claims.distilled_segmentation import distilled_segmentation
 
     return distilled_segmentation(data, seeds)
+
+
+def _blood_cells(data: Path | None, seeds: int) -> Planned:
+    from medkd.claims.blood_cells import blood_cells
+
+    return blood_cells(data, seeds)
 
 
 def _pld() -> SmallClaim:
@@ -79,14 +84,26 @@ def _grounded_teacher_toy() -> SmallClaim:
     return CLAIM
 
 
+def _grounded_teacher_mammogram() -> SmallClaim:
+    from medkd.claims.grounded_teacher_mammogram import CLAIM
+
+    return CLAIM
+
+
+def _grounded_teacher_nodules() -> SmallClaim:
+    from medkd.claims.grounded_teacher_nodules import CLAIM
+
+    return CLAIM
+
+
 @dataclass(frozen=True)
 class Claim:
     """words: as the authors would put it. One of two: small, an experiment of minutes; large, one of trainings that
-    take hours, for a dataset folder (if given) and a number of seeds."""
+    take hours, for the folder of its data (if given) and a number of seeds."""
 
     words: str
     small: Callable[[], SmallClaim] | None = None
-    large: Callable[[Path | None, int], Experiment] | None = None
+    large: Callable[[Path | None, int], Planned] | None = None
 
 
 CLAIMS = {
@@ -99,6 +116,11 @@ CLAIMS = {
         "a student with a tenth of its teacher's parameters that is taught by it segments almost as well, and better "
         "than the same student taught by the labels alone (Hinton et al. 2015, and the losses compared here)",
         large=_distilled,
+    ),
+    "sfod-blood-cells": Claim(
+        "a detector moves to another laboratory without its source images: class confusions and an expert's boxes keep "
+        "the rare class alive that mean-teacher self-training loses (Ashraf et al. 2025)",
+        large=_blood_cells,
     ),
     "pld": Claim(
         "ranking the classes as the teacher does, the label first, teaches more than cross-entropy and than "
@@ -140,33 +162,36 @@ CLAIMS = {
         "in source-free self-training, which otherwise collapses to the common ones (Ashraf et al. 2025)",
         _grounded_teacher_toy,
     ),
+    "grounded-teacher-mammogram": Claim(
+        "without source data, the boxes of a frozen expert beside those of the teacher raise what a detector of one "
+        "class finds at a new site (Ashraf et al. 2025)",
+        _grounded_teacher_mammogram,
+    ),
+    "grounded-teacher-nodules": Claim(
+        "the same in 3-D: self-training with the semantic-aware loss raises what a detector of two classes finds at a "
+        "new site, the rarer class above all (after Ashraf et al. 2025, who have no volumes)",
+        _grounded_teacher_nodules,
+    ),
 }
 
 
 def reproduce(
-    experiment: Experiment, out: Path, *, page_only: bool = False, console: Console | None = None, more: str = ""
+    experiment: Planned, out: Path, *, page_only: bool = False, console: Console | None = None, more: str = ""
 ) -> list[Line]:
     """Make the missing runs in OUT/NAME/ and write OUT/NAME.md; return the lines of the finished runs.
 
     After every finished run the page says what is known so far. page_only: make no run. more: added to the page.
     """
-    from medkd.claims.experiment import finished, run_missing
-    from medkd.claims.scan_cost import measure, read_cost
+    from medkd.claims.runner import finished, run_missing
+
+    def after(lines: list[Line]) -> None:
+        experiment.report(lines, out, more)
 
     folder = out / experiment.name
-    after = partial(_after, experiment, out, more)
     after(list(finished(experiment, folder).values()))
     if page_only:
         return list(finished(experiment, folder).values())
     lines = run_missing(experiment, folder, after, console)
-    if experiment.costed and not read_cost(experiment, folder) and measure(experiment, folder):
+    if len(lines) == len(experiment.plan) and experiment.complete(folder):
         after(lines)
     return lines
-
-
-def _after(experiment: Experiment, out: Path, more: str, lines: list[Line]) -> None:
-    from medkd.claims.diagnostics import draw_diagnostics
-    from medkd.claims.page import write_page
-
-    draw_diagnostics(experiment, out / experiment.name)
-    write_page(experiment, lines, out, more)

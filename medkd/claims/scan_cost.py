@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from medkd.claims.accounting import processor
-from medkd.claims.experiment import Experiment, Run, run_folder
+from medkd.claims.accounting import machine
+from medkd.claims.experiment import Experiment
+from medkd.claims.runner import Run, run_folder
 from medkd.config.models import load_model
 from medkd.data.dataset import read_dataset, write_whole
 from medkd.imaging.nifti import read_nifti
@@ -57,9 +58,7 @@ def measure(experiment: Experiment, folder: Path) -> bool:
         "seconds": {arm: round(median(values), 4) for arm, values in seconds.items()},
         "range": {arm: [round(min(values), 4), round(max(values), 4)] for arm, values in seconds.items()},
         "load": round(os.getloadavg()[0], 2),
-        "threads": torch.get_num_threads(),
-        "processor": processor(),
-        "torch": torch.__version__,
+        **machine(),
     }
     write_whole(cost_file(folder), json.dumps(found, indent=1) + "\n")
     return True

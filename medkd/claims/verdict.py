@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from medkd.claims.experiment import Experiment, Line
+from medkd.claims.experiment import Experiment
+from medkd.claims.runner import Line
 
 
 def summarise(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Any]:

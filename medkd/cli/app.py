@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from pathlib import Path
+from typing import TextIO
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
@@ -43,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    warnings.showwarning = say_warning
     try:
         app(args=arguments)
     except SystemExit as done:  # typer ends every command this way: 0, 1 when interrupted, 2 for wrong usage
@@ -65,3 +69,18 @@ def run(arguments: list[str] | None = None) -> int:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def say_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Warnings of medkd are for the user: a line on stderr without the place in the code. Others as Python shows
+    them."""
+    ours = Path(__file__).parents[1] in Path(filename).parents
+    text = f"warning: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno, line)
+    print(text, end="", file=file or sys.stderr)

@@ -23,6 +23,11 @@ def evaluate(
     """Score a model, with intervals over patients.
 
     Segmentation: Dice, Jaccard, HD95, ASSD, NSD per class, on each scan's own grid.
+
+    Detection: AP50 and AP per class (3-D: AP10, AP25, AP50), in the pixels of each image as it is stored; intervals
+    over images where the dataset does not know the patients.
+
+    Classification: sensitivity, specificity and AUC per class, balanced accuracy, calibration.
     """
     from rich.progress import Progress
 

@@ -1,4 +1,4 @@
-"""medkd prepare: scans with labels, or images with boxes, to a checked dataset folder."""
+"""medkd prepare: scans with labels, or images with boxes or classes, to a checked dataset folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-DETECTION = "Boxes"
+IMAGES = "Boxes and classes of images"
 ARCHIVE = "DICOM archives"
 PRIVACY = "Privacy"
 
@@ -17,8 +17,8 @@ def prepare(
     source: Annotated[
         Path,
         typer.Argument(
-            help="a folder of NIfTI or NRRD images, or with images/ and labels/; or a DICOM archive: a folder as "
-            "exported, a zip, a DICOMDIR"
+            help="a folder of NIfTI or NRRD images, or with images/ and labels/; a DICOM archive: a folder as "
+            "exported, a zip, a DICOMDIR; for classification a folder with a folder a class"
         ),
     ],
     out: Annotated[Path, typer.Option(help="the dataset folder to write")],
@@ -30,23 +30,30 @@ def prepare(
     ] = None,
     table: Annotated[
         Path | None,
-        typer.Option(help="CSV: case, patient, and where known split, labelled or train_order, image, label"),
+        typer.Option(
+            help="CSV: case, patient, and where known split, labelled or train_order, image, label; for classification "
+            "image, label, and where known patient, split, labelled"
+        ),
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(help="names by label value: background,rv,myo,lv; of SEG and RTSTRUCT the structures to take"),
+        typer.Option(
+            help="names by label value: background,rv,myo,lv; of SEG and RTSTRUCT the structures to take; for "
+            "classification the order of the classes"
+        ),
     ] = None,
     channels: Annotated[str, typer.Option(help="names of the channels: t1,t2; files CASE_0000, CASE_0001")] = "image",
     split: Annotated[str | None, typer.Option(help="shares of the patients, train/val/test: 0.7/0.1/0.2")] = None,
     labelled: Annotated[
-        str | None, typer.Option(help="how many training patients are labelled; with boxes also all (default) or none")
+        str | None,
+        typer.Option(help="how many training patients are labelled; with boxes and classes also all (default) or none"),
     ] = None,
     seed: Annotated[int, typer.Option(help="of the split")] = 0,
     patient_pattern: Annotated[
         str | None,
         typer.Option(
             help="regular expression, one group: the patient in a name; default: what stands before the first _, with "
-            "boxes: every image stands alone"
+            "boxes and classes: every image stands alone"
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check only, write nothing")] = False,
@@ -54,13 +61,15 @@ def prepare(
         Path | None,
         typer.Option(
             help="for detection: COCO .json, .csv (image, label, xmin, ymin, xmax, ymax) or a folder of VOC .xml",
-            rich_help_panel=DETECTION,
+            rich_help_panel=IMAGES,
         ),
     ] = None,
     task: Annotated[
         str | None,
         typer.Option(
-            help="segmentation or detection; default: detection where --boxes is given", rich_help_panel=DETECTION
+            help="segmentation, detection or classification; default: detection where --boxes is given, else "
+            "segmentation",
+            rich_help_panel=IMAGES,
         ),
     ] = None,
     modality: Annotated[str | None, typer.Option(help="take series of this modality", rich_help_panel=ARCHIVE)] = None,
@@ -107,7 +116,7 @@ def prepare(
         ),
     ] = False,
 ) -> None:
-    """Check every scan and label, or image and box, split by patient, and write the dataset folder.
+    """Check every scan and label, or image with its boxes or class, split by patient, and write the dataset folder.
 
     Of a folder of files every problem is listed, and nothing is written
     while there is one. Of a DICOM archive a series that is broken or has no
@@ -117,20 +126,22 @@ def prepare(
     from rich.progress import Progress
 
     from medkd.data.dataset import Dataset
-    from medkd.data.detection_dataset import DetectionDataset
+    from medkd.data.image_cases import ImageFolder
     from medkd.errors import InputError
     from medkd.runs.archive_cases import Choice
     from medkd.runs.prepare import prepare as run
+    from medkd.runs.prepare_classification import prepare_classification
     from medkd.runs.prepare_detection import prepare_detection
     from medkd.runs.prepare_names import default_key
     from medkd.runs.prepare_source import PATIENT
 
     choice = Choice(modality, series, pick, allow_resample, allow_burned_in, in_order)
-    detection = _is_detection(task, boxes)
-    if detection and (labels or table or channels != "image" or choice != Choice()):
-        raise InputError(
-            "--labels, --table, --channels and the options of DICOM archives have no effect on images with boxes"
-        )
+    task = _task(task, boxes)
+    single = task != "segmentation"
+    table_counts = task != "detection"
+    if single and (labels or (table and not table_counts) or channels != "image" or choice != Choice()):
+        what = "--labels, --channels" if table_counts else "--labels, --table, --channels"
+        raise InputError(f"{what} and the options of DICOM archives have no effect on {task}")
     try:
         shares = tuple(float(v) for v in split.split("/")) if split else None
     except ValueError:
@@ -142,9 +153,16 @@ def prepare(
         def progress(stage: str, n: int, total: int) -> None:
             bar.update(shown, description=stage, completed=n, total=total)
 
-        if detection:
-            dataset: Dataset | DetectionDataset = prepare_detection(
+        dataset: Dataset | ImageFolder
+        if task == "detection":
+            dataset = prepare_detection(
                 source, out, boxes=boxes, classes=names, split=shares, labelled=_labelled(labelled, "all"), seed=seed,
+                patient_pattern=patient_pattern, key=key, keep_identifiers=keep_identifiers, dry_run=dry_run,
+                progress=progress,
+            )  # fmt: skip
+        elif task == "classification":
+            dataset = prepare_classification(
+                source, out, table=table, classes=names, split=shares, labelled=_labelled(labelled, "all"), seed=seed,
                 patient_pattern=patient_pattern, key=key, keep_identifiers=keep_identifiers, dry_run=dry_run,
                 progress=progress,
             )  # fmt: skip
@@ -163,25 +181,26 @@ def prepare(
     if dry_run:
         print("nothing was written: leave out --dry-run to write the dataset")
     else:
-        print(f"look at: {out / ('report.json' if detection else 'report.html')}")
-        if not (keep_identifiers or table):
+        print(f"look at: {out / ('report.json' if task == 'classification' else 'report.html')}")
+        if not (keep_identifiers or (table and not single)):
             print(f"private: {key or default_key(out)} says whose each case is; keep it, do not pass it on")
-        if not detection:
+        if not single:
             print(f"next: medkd train configs/segmentation/bcp_acdc_3.yaml {shlex.quote(f'data={out}')} --out RUN")
 
 
-def _is_detection(task: str | None, boxes: Path | None) -> bool:
+def _task(task: str | None, boxes: Path | None) -> str:
     from medkd.errors import InputError
 
-    if task not in (None, "segmentation", "detection"):
-        raise InputError(f"--task is {task!r}; allowed: segmentation, detection")
-    if task == "segmentation" and boxes:
-        raise InputError("--boxes has no effect on segmentation; leave it out, or --task")
-    return task == "detection" or boxes is not None
+    allowed = ("segmentation", "detection", "classification")
+    if task not in (None, *allowed):
+        raise InputError(f"--task is {task!r}; allowed: {', '.join(allowed)}")
+    if boxes and task not in (None, "detection"):
+        raise InputError(f"--boxes has no effect on {task}; leave it out, or --task")
+    return task or ("detection" if boxes else "segmentation")
 
 
 def _labelled(text: str | None, default: Any = None) -> Any:
-    """A number of patients; with boxes (which have a default) also all or none."""
+    """A number of patients; where there is a default also all or none."""
     from medkd.errors import InputError
 
     if text is None or (default and text in ("all", "none")):

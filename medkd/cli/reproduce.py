@@ -20,7 +20,8 @@ def reproduce(
         Path | None,
         typer.Option(
             help="bcp: a dataset folder of ACDC or of the hippocampus task, else generated patients; "
-            "distilled-segmentation: one of the hippocampus task"
+            "sfod-blood-cells: the folder that holds bccd/ and raabin/; distilled-segmentation: a dataset folder of "
+            "the hippocampus task"
         ),
     ] = None,
     seeds: Annotated[
@@ -74,9 +75,9 @@ def _large(
     from rich.console import Console
 
     from medkd.claims.reproduce import reproduce as run
-    from medkd.claims.verdict import summarise, table
 
     assert claim.large
     experiment = claim.large(data, seeds or 3)
-    result = summarise(experiment, run(experiment, out, page_only=page_only, console=Console(stderr=True)))
-    return result, f"{table(result)}\nverdict: {result['verdict']}\npage: {out / experiment.name}.md"
+    lines = run(experiment, out, page_only=page_only, console=Console(stderr=True))
+    result, text = experiment.summary(lines)
+    return result, f"{text}\npage: {out / experiment.name}.md"

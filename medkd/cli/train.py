@@ -26,13 +26,13 @@ def train(
 
     from rich.console import Console
 
-    from medkd.runs.tasks import task_runs
+    from medkd.runs.tasks.protocol import in_words
     from medkd.runs.train import train as run
 
     console = Console(stderr=True)
     selection = run(loaded, out, resume=resume, overwrite=overwrite, console=console)
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun the first process speaks
-    print(f"validation {task_runs(loaded.task).SCORE} {selection.score:.4f} at step {selection.step} of the last phase")
+    print(f"validation {loaded.score} {in_words(selection.score)} at step {selection.step} of the last phase")
     print(f"model:  {out / 'model'}\nreport: {out / 'report.html'}")
     print(f"next:   medkd evaluate {out} --data {loaded.data} --split test")

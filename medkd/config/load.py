@@ -9,12 +9,17 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from medkd.config.classification import ClassificationRecipe
 from medkd.config.detection import DetectionRecipe
 from medkd.config.recipe import Recipe
 from medkd.config.segmentation import SegmentationRecipe
 from medkd.errors import InputError
 
-RECIPES: dict[str, type[Recipe]] = {"segmentation": SegmentationRecipe, "detection": DetectionRecipe}
+RECIPES: dict[str, type[Recipe]] = {
+    "segmentation": SegmentationRecipe,
+    "detection": DetectionRecipe,
+    "classification": ClassificationRecipe,
+}
 """Task -> its recipe: a new task is one more line."""
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medkd.classification.model import ClassificationModel
 from medkd.detection.model import DetectionModel
 from medkd.inference.model_folder import Model, ModelDescription, SegmentationModel, open_model
 
-MODELS: dict[str, type[ModelDescription]] = {"segmentation": SegmentationModel, "detection": DetectionModel}
+MODELS: dict[str, type[ModelDescription]] = {
+    "segmentation": SegmentationModel,
+    "detection": DetectionModel,
+    "classification": ClassificationModel,
+}
 
 
 def load_model(path: Path, weights: Path | None = None) -> Model:

@@ -64,6 +64,11 @@ class Recipe(Options):
         """The data streams by the name a method reads them under."""
         raise NotImplementedError(f"{type(self).__name__} does not implement streams")
 
+    @property
+    def score(self) -> str:
+        """What the validation score that selects the checkpoint is called in words."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement score")
+
     def network_options(self, phase: int) -> Any:
         """The options of the network that the phase trains."""
         raise NotImplementedError(f"{type(self).__name__} does not implement network_options")
@@ -102,6 +107,8 @@ class Recipe(Options):
                     f"phases.{phase.name}.method is {phase.method.kind}, which serves {', '.join(phase.method.tasks)}; "
                     f"the recipe's task is {self.task}, for which there are: {mine}"
                 )
+            if problems := phase.method.problems(self.task):
+                raise ValueError("; ".join(f"phases.{phase.name}.method.{problem}" for problem in problems))
             if phase.method.teacher_needed and not made:
                 raise ValueError(
                     f"phases.{phase.name} needs a trained teacher; give teacher: MODEL, or becomes: teacher in a phase "

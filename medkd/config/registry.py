@@ -6,7 +6,8 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from medkd.detection.options import SupervisedDetectionOptions
+from medkd.detection.baseline_options import IrgOptions, LpldOptions, PetsOptions
+from medkd.detection.options import DistilDetectionOptions, SupervisedDetectionOptions
 from medkd.detection.source_free_options import (
     AdaBNOptions,
     DetectionMeanTeacherOptions,
@@ -41,10 +42,14 @@ MethodUnion = Annotated[
     | DistilOptions
     | OfaOptions
     | SupervisedDetectionOptions
+    | DistilDetectionOptions
     | AdaBNOptions
     | StaticLabelsOptions
     | DetectionMeanTeacherOptions
-    | GroundedTeacherOptions,
+    | GroundedTeacherOptions
+    | IrgOptions
+    | PetsOptions
+    | LpldOptions,
     Field(discriminator="kind"),
 ]
 

@@ -65,6 +65,10 @@ class SegmentationRecipe(Recipe):
     def streams(self) -> dict[str, ScanStreamOptions]:
         return {"labelled": self.labelled, "unlabelled": self.unlabelled, "held_out": self.held_out}
 
+    @property
+    def score(self) -> str:
+        return "Dice"
+
     def network_options(self, phase: int) -> NetworkOptions:
         return self.phases[phase].network or self.network
 

@@ -60,6 +60,18 @@ class TrainingArrays:
         start = int(self.offset[sample])
         return self.labels[start : start + int(np.prod(shape))].reshape(shape)
 
+    def within(self, samples: np.ndarray) -> np.ndarray:
+        """The number of each sample within its case: the slice of a scan."""
+        return samples - np.searchsorted(self.case, self.case[samples])
+
+
+@dataclass(frozen=True)
+class TeacherArrays:
+    """The same samples as another model wants them: its intensities, and those channels that it knows."""
+
+    arrays: TrainingArrays
+    channels: tuple[int, ...]
+
 
 def training_arrays(
     dataset: Dataset, options: Preprocess, progress: Callable[[int, int], None] | None = None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medkd.data.box_geometry import clip_boxes, map_boxes, unmap_boxes
 from medkd.data.detection_options import DetectionAugment
-from medkd.data.detection_preprocess import as_float
+from medkd.data.image_preprocess import as_float
 from medkd.errors import InputError
 
 __all__ = ["Views", "clip_boxes", "map_boxes", "unmap_boxes", "views"]

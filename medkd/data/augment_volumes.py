@@ -7,7 +7,7 @@ import torch
 
 from medkd.data.augment2d import Views
 from medkd.data.detection_options import DetectionAugment
-from medkd.data.detection_preprocess import as_float
+from medkd.data.image_preprocess import as_float
 
 
 def volume_views(volume: np.ndarray, seed: int, options: DetectionAugment) -> Views:

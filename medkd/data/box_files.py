@@ -35,6 +35,10 @@ class Annotated:
     patient: str = ""
     labelled: str = ""
 
+    @property
+    def annotated(self) -> bool:
+        return True
+
 
 @dataclass
 class BoxFile:

@@ -1,8 +1,6 @@
 """The dataset folder of a detection task: images, and boxes in COCO form.
 
-    dataset.yaml   task: detection, channels, classes (foreground only), unit (patient or image), licence, provenance
-    cases.csv      case, patient, split, labelled, image, spacing, shape
-    images/        PNG (8 or 16 bits) and JPEG in 2-D, NIfTI in 3-D
+    dataset.yaml, cases.csv, images/   as image_cases.py says; classes: foreground only
     annotations.json               boxes of the labelled training cases, of val and of test
     annotations_train_hidden.json  boxes of UNLABELLED training cases, where the source had them: for diagnosis only
 
@@ -15,44 +13,21 @@ corner and the size along the axes of the stored array, six numbers.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from medkd.data.dataset import inside, name_problems, read_table, split_problems, write_whole
+from medkd.data.dataset import write_whole
+from medkd.data.image_cases import ImageCase, ImageFolder, read_image_folder, write_image_folder
 from medkd.errors import InputError, raise_all
 
 ANNOTATIONS = "annotations.json"
 HIDDEN = "annotations_train_hidden.json"
-COLUMNS = ("case", "patient", "split", "labelled", "image", "spacing", "shape")
-Unit = Literal["patient", "image"]
-
-
-@dataclass(frozen=True)
-class DetectionCase:
-    """One image. shape: (H, W) of a picture, (X, Y, Z) of a volume. spacing: mm along these axes, None if unknown."""
-
-    id: str
-    patient: str
-    split: str
-    labelled: bool
-    image: Path
-    spacing: tuple[float, ...] | None
-    shape: tuple[int, ...]
-
-    @property
-    def dims(self) -> int:
-        return len(self.shape)
 
 
 @dataclass(frozen=True)
@@ -67,25 +42,14 @@ class Boxes:
 
 
 @dataclass(frozen=True)
-class DetectionDataset:
-    """A checked dataset folder. classes: foreground only, by label. boxes: by case id, of the cases that may be read.
+class DetectionDataset(ImageFolder):
+    """A checked dataset folder. classes: foreground only. boxes: by case id, of the cases that may be read."""
 
-    unit: what a case of its own is: the patient, or, where nobody knows the patients, the image.
-    """
-
-    root: Path
-    channels: tuple[str, ...]
-    classes: tuple[str, ...]
-    unit: Unit
-    cases: tuple[DetectionCase, ...]
     boxes: Mapping[str, Boxes] = field(default_factory=dict)
-    task: str = "detection"
 
-    def select(self, split: str, labelled: bool | None = None) -> tuple[DetectionCase, ...]:
-        """The cases of a split, in file order; `labelled` keeps only those with or without usable boxes."""
-        return tuple(c for c in self.cases if c.split == split and labelled in (None, c.labelled))
+    task: ClassVar[str] = "detection"
 
-    def truth(self, case: DetectionCase) -> Boxes:
+    def truth(self, case: ImageCase) -> Boxes:
         """The boxes of a case. Raises InputError for one whose boxes were not, or may not be, read."""
         if case.id not in self.boxes:
             raise InputError(
@@ -94,45 +58,20 @@ class DetectionDataset:
             )
         return self.boxes[case.id]
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of which case is where and whether it is labelled: two runs with one fingerprint used one split."""
-        rows = "\n".join(f"{c.id},{c.patient},{c.split},{c.labelled}" for c in self.cases)
-        return hashlib.sha256(rows.encode()).hexdigest()[:16]
-
-
-def open_to_training(case: DetectionCase) -> bool:
-    """Whether the boxes of a case are no secret: labelled, or held out for validation or test."""
-    return case.labelled or case.split != "train"
-
 
 def read_detection_dataset(root: Path, annotations: bool = True) -> DetectionDataset:
     """Read and check a dataset folder. Raises InputError with everything that is wrong with it.
 
     annotations: whether to read boxes at all: of labelled training cases, val and test, never of unlabelled ones.
     """
-    root = Path(root)
-    if not (root / "dataset.yaml").is_file() or not (root / "cases.csv").is_file():
-        raise InputError(f"no dataset at {root} (dataset.yaml and cases.csv); make one with medkd prepare")
-    try:
-        about = yaml.safe_load((root / "dataset.yaml").read_text(encoding="utf-8"))
-        task, unit = about["task"], about.get("unit", "patient")
-        channels, classes = tuple(about["channels"]), tuple(about["classes"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{root / 'dataset.yaml'} needs task, channels and classes: {error}") from None
-    if task != "detection":
-        raise InputError(f"{root} is a dataset for {task}, not for detection")
-    problems = name_problems("channel", channels) + name_problems("class", classes)
-    if unit not in ("patient", "image"):
-        problems.append(f"unit is {unit!r} in dataset.yaml; allowed: patient, image")
-    cases = tuple(c for row in read_table(root / "cases.csv", COLUMNS) if (c := _case(root, row, problems)))
-    problems += split_problems([(c.id, c.patient, c.split) for c in cases])
-    problems += [f"case {c.id}: no file {c.image.relative_to(root)}" for c in cases if not c.image.is_file()]
+    problems: list[str] = []
+    found, _ = read_image_folder(Path(root), "detection", problems)
     raise_all(problems)
     boxes: Mapping[str, Boxes] = {}
     if annotations:
-        boxes = _read_boxes(root / ANNOTATIONS, classes, {c.id: c for c in cases if open_to_training(c)})
-    return DetectionDataset(root, channels, classes, unit, cases, boxes)
+        wanted = {c.id: c for c in found.cases if c.open_to_training}
+        boxes = _read_boxes(found.root / ANNOTATIONS, found.classes, wanted)
+    return DetectionDataset(found.root, found.channels, found.classes, found.unit, found.cases, boxes)
 
 
 def read_hidden_boxes(dataset: DetectionDataset) -> dict[str, Boxes]:
@@ -143,7 +82,7 @@ def read_hidden_boxes(dataset: DetectionDataset) -> dict[str, Boxes]:
     path = dataset.root / HIDDEN
     if not path.is_file():
         raise InputError(f"{dataset.root} holds no boxes of its unlabelled training cases ({HIDDEN})")
-    return _read_boxes(path, dataset.classes, {c.id: c for c in dataset.cases if not open_to_training(c)})
+    return _read_boxes(path, dataset.classes, {c.id: c for c in dataset.cases if not c.open_to_training})
 
 
 def write_detection_dataset(
@@ -153,28 +92,12 @@ def write_detection_dataset(
 
     about: licence, provenance and the like. hidden: boxes of unlabelled training cases.
     """
-    seen = [c for c in dataset.cases if open_to_training(c)]
+    seen = [c for c in dataset.cases if c.open_to_training]
     write_whole(dataset.root / ANNOTATIONS, _coco(seen, dataset.boxes, dataset))
     if hidden:
-        secret = [c for c in dataset.cases if not open_to_training(c) and c.id in hidden]
+        secret = [c for c in dataset.cases if not c.open_to_training and c.id in hidden]
         write_whole(dataset.root / HIDDEN, _coco(secret, hidden, dataset))
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for c in dataset.cases:
-        spacing = "x".join(f"{v:.6g}" for v in c.spacing) if c.spacing else "unknown"
-        image = c.image.relative_to(dataset.root).as_posix()
-        labelled = "yes" if c.labelled else "no"
-        writer.writerow([c.id, c.patient, c.split, labelled, image, spacing, "x".join(map(str, c.shape))])
-    write_whole(dataset.root / "cases.csv", table.getvalue())
-    head = {
-        "task": "detection",
-        "channels": list(dataset.channels),
-        "classes": list(dataset.classes),
-        "unit": dataset.unit,
-    }
-    text = yaml.safe_dump(head | dict(about), sort_keys=False, allow_unicode=True)
-    write_whole(dataset.root / "dataset.yaml", text)
+    write_image_folder(dataset, about)
 
 
 def box_problems(boxes: Boxes, shape: Sequence[int], classes: int) -> list[str]:
@@ -197,7 +120,7 @@ def box_problems(boxes: Boxes, shape: Sequence[int], classes: int) -> list[str]:
     return problems
 
 
-def _coco(cases: Sequence[DetectionCase], boxes: Mapping[str, Boxes], dataset: DetectionDataset) -> str:
+def _coco(cases: Sequence[ImageCase], boxes: Mapping[str, Boxes], dataset: DetectionDataset) -> str:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, case in enumerate(cases, 1):
@@ -221,7 +144,7 @@ def _coco(cases: Sequence[DetectionCase], boxes: Mapping[str, Boxes], dataset: D
     return json.dumps({"images": images, "annotations": annotations, "categories": categories}, indent=0)
 
 
-def _read_boxes(path: Path, classes: Sequence[str], wanted: Mapping[str, DetectionCase]) -> dict[str, Boxes]:
+def _read_boxes(path: Path, classes: Sequence[str], wanted: Mapping[str, ImageCase]) -> dict[str, Boxes]:
     """The boxes of exactly the `wanted` cases, joined by case id. Another case in the file is a leak, and refused."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -249,26 +172,3 @@ def _read_boxes(path: Path, classes: Sequence[str], wanted: Mapping[str, Detecti
         problems += [f"case {name}: {p}" for p in box_problems(boxes[name], wanted[name].shape, len(classes))]
     raise_all(problems)
     return boxes
-
-
-def _case(root: Path, row: Mapping[str, str], problems: list[str]) -> DetectionCase | None:
-    """One row, or None and what is wrong with it."""
-    wrong = [f"{column} is empty" for column in ("case", "patient", "image") if not row[column]]
-    image = inside(root, row["image"])
-    if image is None:
-        wrong.append(f"image is {row['image']!r}, outside the dataset")
-    if row["labelled"] not in ("yes", "no"):
-        wrong.append(f"labelled is {row['labelled']!r}; allowed: yes, no")
-    try:
-        shape = tuple(int(v) for v in row["shape"].split("x"))
-        spacing = None if row["spacing"] == "unknown" else tuple(float(v) for v in row["spacing"].split("x"))
-    except ValueError:
-        shape, spacing = (), None
-    if len(shape) not in (2, 3) or min(shape, default=0) < 1:
-        wrong.append(f"shape is {row['shape']!r}; write two or three numbers, 480x640 (rows first) or 64x64x32")
-    if spacing is not None and (len(spacing) != len(shape) or not all(0 < v < math.inf for v in spacing)):
-        wrong.append(f"spacing is {row['spacing']!r}; write a number in mm for each axis of shape, or unknown")
-    problems += [f"case {row['case']}: {w}" for w in wrong]
-    if wrong or image is None:
-        return None
-    return DetectionCase(row["case"], row["patient"], row["split"], row["labelled"] == "yes", image, spacing, shape)

@@ -1,8 +1,9 @@
-"""Generated images with boxes, a source and a shifted target: mammograms (2-D) and volumes with nodules (3-D).
+"""Generated images with boxes, a source and a shifted target: mammograms and blood smears, and volumes with nodules.
 
 Mammograms: a breast-shaped half ellipse with 1/f texture, spiculated bright masses (the one class), and spots of bright
-texture that are none. Volumes: a noisy chest-like block with vessels and bright balls. The target domain has another
-gamma, more noise and less resolution: what another scanner changes. Seeded, small, and nobody's patient.
+texture that are none. Volumes: a noisy chest-like block with vessels and balls, most of them solid, some fainter and
+softer (ground glass), on a grid of SPACING mm. The target domain has another gamma, more noise and less resolution:
+what another scanner changes. Smears: data/smear_phantom.py. Seeded, small, and nobody's patient.
 """
 
 from __future__ import annotations
@@ -15,36 +16,49 @@ import numpy as np
 from scipy import ndimage
 
 from medkd.data.image_files import png_bytes
+from medkd.data.smear_phantom import SMEAR, smear
 from medkd.imaging.nifti import write_nifti
 
 Domain = Literal["source", "target"]
+Kind = Literal["mammograms", "nodules", "smears"]
+SPACING = (1.0, 1.0, 1.5)
+MASSES, NODULES = ("mass",), ("solid", "ground glass")
+CLASSES: dict[Kind, tuple[str, ...]] = {"mammograms": MASSES, "nodules": NODULES, "smears": SMEAR}
+STREAM: dict[Kind, int] = {"mammograms": 2, "nodules": 3, "smears": 4}  # kinds with one seed draw apart
 CORNERS = {2: ["xmin", "ymin", "xmax", "ymax"], 3: ["xmin", "ymin", "zmin", "xmax", "ymax", "zmax"]}
 
 
 def write_phantom(
-    out: Path, domain: Domain, counts: tuple[int, int, int] = (40, 10, 30), dims: Literal[2, 3] = 2, seed: int = 0
+    out: Path, domain: Domain, counts: tuple[int, int, int] = (40, 10, 30), kind: Kind = "mammograms", seed: int = 0
 ) -> None:
-    """Write OUT/images (16-bit PNG, or NIfTI) and OUT/boxes.csv with splits, for `prepare_detection`.
+    """Write OUT/images (PNG, or NIfTI) and OUT/boxes.csv with splits, for `prepare_detection`.
 
     counts: images for train, val and test.
     """
     (out / "images").mkdir(parents=True, exist_ok=True)
+    dims, names = 3 if kind == "nodules" else 2, CLASSES[kind]
     with (out / "boxes.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["image", "patient", "split", "label", *CORNERS[dims]])
         splits = [split for split, n in zip(("train", "val", "test"), counts) for _ in range(n)]
         for number, split in enumerate(splits):
-            rng = np.random.default_rng([seed, number, domain == "target", dims])
+            rng = np.random.default_rng([seed, number, domain == "target", STREAM[kind]])
             name = f"phantom{number:03d}"
-            if dims == 2:
-                image, boxes = mammogram(rng, domain)
-                (out / "images" / f"{name}.png").write_bytes(png_bytes(image))
+            file_name = f"{name}.nii.gz" if dims == 3 else f"{name}.png"
+            image, boxes, labels = _drawn(rng, kind, domain)
+            if dims == 3:
+                write_nifti(out / "images" / file_name, image, np.diag([*SPACING, 1.0]))
             else:
-                image, boxes = nodules(rng, domain)
-                write_nifti(out / "images" / f"{name}.nii.gz", image, np.diag([1.0, 1.0, 1.0, 1.0]))
-            label, file_name = ("mass", f"{name}.png") if dims == 2 else ("nodule", f"{name}.nii.gz")
-            rows = [[label, *map(float, box)] for box in boxes] or [[""] * (1 + 2 * dims)]
+                (out / "images" / file_name).write_bytes(png_bytes(image))
+            rows = [[names[k], *map(float, box)] for k, box in zip(labels, boxes)] or [[""] * (1 + 2 * dims)]
             table.writerows([file_name, name, split, *row] for row in rows)
+
+
+def _drawn(rng: np.random.Generator, kind: Kind, domain: Domain) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if kind == "mammograms":
+        image, boxes = mammogram(rng, domain)
+        return image, boxes, np.zeros(len(boxes), int)
+    return nodules(rng, domain) if kind == "nodules" else smear(rng, domain == "target")
 
 
 def mammogram(
@@ -74,25 +88,32 @@ def mammogram(
 
 def nodules(
     rng: np.random.Generator, domain: Domain, size: tuple[int, int, int] = (48, 48, 32)
-) -> tuple[np.ndarray, np.ndarray]:
-    """int16 (X, Y, Z) like Hounsfield units, and boxes (N, 6) of its 1 to 3 nodules."""
-    grid = np.stack(np.meshgrid(*[np.arange(n) + 0.5 for n in size], indexing="ij"), -1)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """int16 (X, Y, Z) like Hounsfield units, boxes (N, 6) in voxels and labels (N,) of its 1 to 3 nodules, which are
+    balls in mm: 0 solid, 1 ground glass, one in three."""
+    extent = np.array(size) * SPACING  # mm
+    grid = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) * mm for n, mm in zip(size, SPACING)], indexing="ij"), -1)
     image = 0.15 + 0.03 * _texture(rng, size)
     for _ in range(4):  # vessels: tubes through the whole volume
-        start, along = rng.uniform(0, 1, 3) * size, rng.normal(size=3)
+        start, along = rng.uniform(0, 1, 3) * extent, rng.normal(size=3)
         along /= np.linalg.norm(along)
         offset = grid - start
         across = np.linalg.norm(offset - (offset @ along)[..., None] * along, axis=-1)
         image += 0.35 * np.exp(-((across / rng.uniform(0.8, 1.4)) ** 2))
-    boxes: list[list[float]] = []
+    balls: list[tuple[np.ndarray, float]] = []
+    labels: list[int] = []
     for _ in range(int(rng.integers(1, 4))):
-        radius = rng.uniform(2.5, 5)
-        centre = np.array([rng.uniform(radius + 1, n - radius - 1) for n in size])
-        if any(np.linalg.norm((np.array(b[:3]) + b[3:]) / 2 - centre) < 12 for b in boxes):
+        faint = int(rng.uniform() < 1 / 3)
+        radius = rng.uniform(4, 7) if faint else rng.uniform(3, 6)
+        centre = rng.uniform(radius + 1, extent - radius - 1)
+        if any(np.linalg.norm(other - centre) < 14 for other, _ in balls):
             continue
-        image += rng.uniform(0.4, 0.6) / (1 + np.exp((np.linalg.norm(grid - centre, axis=-1) - radius) / 0.4))
-        boxes.append([*(centre - radius), *(centre + radius)])
-    return (_scanner(rng, image, domain) * 1400 - 1000).astype(np.int16), _kept(boxes, size)
+        contrast, edge = (rng.uniform(0.18, 0.26), 0.9) if faint else (rng.uniform(0.4, 0.6), 0.4)
+        image += contrast / (1 + np.exp((np.linalg.norm(grid - centre, axis=-1) - radius) / edge))
+        balls.append((centre, radius))
+        labels.append(faint)
+    boxes = [[*((centre - radius) / SPACING), *((centre + radius) / SPACING)] for centre, radius in balls]
+    return (_scanner(rng, image, domain) * 1400 - 1000).astype(np.int16), _kept(boxes, size), np.array(labels, int)
 
 
 def _scanner(rng: np.random.Generator, image: np.ndarray, domain: Domain) -> np.ndarray:

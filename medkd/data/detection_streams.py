@@ -2,95 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medkd.data.arrays import cache_root
 from medkd.data.augment2d import views
 from medkd.data.augment_volumes import volume_views
 from medkd.data.box_geometry import clip_boxes, map_boxes
-from medkd.data.detection_dataset import DetectionCase, DetectionDataset
-from medkd.data.detection_options import DetectionAugment, DetectionPreprocess
-from medkd.data.detection_preprocess import as_float, prepare_image, read_pixels
+from medkd.data.detection_dataset import DetectionDataset
+from medkd.data.detection_options import DetectionAugment
+from medkd.data.image_arrays import ImageArrays
 from medkd.data.sampler import indices
 from medkd.data.targets import Target
 from medkd.engine.method import Batch
 from medkd.engine.randomness import Draws
-from medkd.errors import InputError
-
-FORMAT = 1  # raise it when preprocessing changes: old caches are then built anew
-
-
-@dataclass(frozen=True)
-class DetectionArrays:
-    """Preprocessed images of some cases, memory-mapped. Boxes are not in here: they stay with the dataset.
-
-    images: (N, C, *S) uint8 or uint16. matrices: (N, D + 1, D + 1) float64, original to network coordinates.
-    """
-
-    cases: tuple[DetectionCase, ...]
-    images: np.ndarray
-    matrices: np.ndarray
-
-    def image(self, number: int) -> Tensor:
-        """(C, *S) float32 in [0, 1]."""
-        return torch.from_numpy(as_float(self.images[number]))
-
-    def matrix(self, number: int) -> Tensor:
-        return torch.from_numpy(self.matrices[number])
-
-
-def detection_arrays(
-    dataset: DetectionDataset,
-    cases: Sequence[DetectionCase],
-    options: DetectionPreprocess,
-    progress: Callable[[int, int], None] | None = None,
-) -> DetectionArrays:
-    """The arrays of `cases`, from the cache beside the dataset if they are there. Opens images only, never boxes."""
-    if not cases:
-        raise InputError(f"{dataset.root} has no case of the kind that is needed here")
-    stamps = [[c.id, c.image.stat().st_size, c.image.stat().st_mtime_ns] for c in cases]
-    content = json.dumps([FORMAT, options.model_dump(mode="json"), stamps])
-    folder = cache_root(dataset.root) / f"detection-{hashlib.sha256(content.encode()).hexdigest()[:20]}"
-    if not folder.is_dir():
-        _build(cases, options, folder, progress)
-    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    return DetectionArrays(tuple(cases), images, np.load(folder / "matrices.npy", allow_pickle=False))
-
-
-def _build(
-    cases: Sequence[DetectionCase],
-    options: DetectionPreprocess,
-    folder: Path,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    found, matrices = [], []
-    for number, case in enumerate(cases, 1):
-        pixels, matrix = prepare_image(read_pixels(case.image), options)
-        found.append(pixels)
-        matrices.append(matrix.numpy())
-        if progress:
-            progress(number, len(cases))
-    if len({pixels.dtype for pixels in found}) > 1:  # 8- and 16-bit files: 257 maps the one range onto the other
-        found = [p if p.dtype == np.uint16 else p.astype(np.uint16) * np.uint16(257) for p in found]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix="building-"))
-    np.save(building / "images.npy", np.stack(found), allow_pickle=False)
-    np.save(building / "matrices.npy", np.stack(matrices), allow_pickle=False)
-    try:
-        building.rename(folder)
-    except OSError:  # another process was faster: its arrays are the same
-        shutil.rmtree(building)
 
 
 @dataclass(frozen=True)
@@ -102,7 +30,7 @@ class DetectionStream:
     stream without labels, which then has no way to any box. size: samples of a batch over all ranks.
     """
 
-    arrays: DetectionArrays
+    arrays: ImageArrays
     name: str
     size: int
     augment: DetectionAugment

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from medkd.errors import InputError
+from medkd.imaging import nifti
 
 PNG, JPEG = (".png",), (".jpg", ".jpeg")
 SUFFIXES = (*PNG, *JPEG)
@@ -40,6 +41,22 @@ def read_image(path: Path) -> np.ndarray:
             raise InputError(f"{path.name} is of mode {image.mode}; grey (8 or 16 bits) or RGB (8 bits) is needed")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path.name} cannot be read as PNG or JPEG: {error}") from None
+
+
+def find_images(source: Path, dims: int) -> list[Path]:
+    """The image files of a folder, or the one file. Raises InputError if there is none, or two of one name."""
+    suffixes = SUFFIXES if dims == 2 else nifti.SUFFIXES
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise InputError(f"no file or folder at {source}")
+    files = sorted(p for p in source.iterdir() if p.name.lower().endswith(suffixes) and p.is_file())
+    if not files:
+        raise InputError(f"no image ({', '.join(suffixes)}) in {source}")
+    stems = [file.stem for file in files]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise InputError(f"{twice} exist in two formats in {source}; keep one of each")
+    return files
 
 
 def image_size(path: Path) -> tuple[int, int]:

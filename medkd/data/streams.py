@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from medkd.data.arrays import TrainingArrays
+from medkd.data.arrays import TeacherArrays, TrainingArrays
 from medkd.data.augment import apply_view, draw_view
 from medkd.data.augment_options import AugmentOptions
 from medkd.data.sampler import indices
+from medkd.data.signals import Signals
 from medkd.engine.method import Batch
 from medkd.engine.randomness import Draws
+from medkd.engine.teachers import TEACHER_IMAGE, TEACHER_LOGITS
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class ArrayStream:
     rank, world: prepare only that slice of the batch, the rank-th of `world` equal ones.
     foreground: share of the batch, its last samples, that is centred on a random voxel of a random class present
     (labelled streams; nnU-Net's oversampling).
+    teacher: the same samples as a teacher wants them, cut and augmented alike. signals: what a teacher said of them.
     """
 
     arrays: TrainingArrays
@@ -37,6 +43,8 @@ class ArrayStream:
     cases: frozenset[str] | None = None
     rank: int = 0
     world: int = 1
+    teacher: TeacherArrays | None = None
+    signals: Signals | None = None
 
     def batch(self, global_step: int) -> Batch:
         size = self.size // self.world
@@ -49,24 +57,33 @@ class ArrayStream:
         for row in range(max(0, round(self.size * (1 - self.foreground)) - first), size):
             chosen[row], forced[row] = self._foreground_sample(pool, draws, row, int(chosen[row]))
 
-        image = np.zeros((size, self.arrays.channels, *self.patch), np.float16)
-        label = np.zeros((size, *self.patch), np.uint8)
-        for row, sample in enumerate(chosen):
-            shape = self.arrays.shape[sample]
-            start = self._start(shape, corner[row], forced.get(row))
-            source = tuple(slice(s, s + p) for s, p in zip(start, self.patch))
-            pixels = self.arrays.image(sample)[(slice(None), *source)]
-            target = tuple(slice(0, n) for n in pixels.shape[1:])
-            image[row][(slice(None), *target)] = pixels
-            if self.labelled:
-                label[row][target] = self.arrays.label(sample)[source]
+        shapes = self.arrays.shape[chosen]
+        starts = [self._start(shape, corner[row], forced.get(row)) for row, shape in enumerate(shapes)]
 
-        images = torch.from_numpy(image).to(self.device, non_blocking=True).float()
-        labels = torch.from_numpy(label).to(self.device, non_blocking=True).long() if self.labelled else None
+        def cut(samples: Iterable[np.ndarray], channels: Sequence[int], kind: type = np.float16) -> Tensor:
+            """(B, C, *patch) on the device: each sample from its start on, zeros where it is smaller."""
+            made: np.ndarray = np.zeros((size, len(channels), *self.patch), kind)
+            for row, (start, sample) in enumerate(zip(starts, samples)):
+                place: tuple[Any, ...] = tuple(slice(s, s + p) for s, p in zip(start, self.patch))
+                pixels = sample[(list(channels), *place)]
+                made[row][(slice(None), *(slice(0, n) for n in pixels.shape[1:]))] = pixels
+            return torch.from_numpy(made).to(self.device, non_blocking=True)
+
+        images = cut(map(self.arrays.image, chosen), range(self.arrays.channels)).float()
+        labels = (
+            cut((self.arrays.label(s)[None] for s in chosen), [0], np.uint8)[:, 0].long() if self.labelled else None
+        )
         view = draw_view(self.augment, draws, self.patch)
-        images, labels = apply_view(images, labels, view)
+        extra: dict[str, Tensor] = {}
+        if self.teacher is not None:
+            wanted = cut(map(self.teacher.arrays.image, chosen), self.teacher.channels).float()
+            extra[TEACHER_IMAGE], _ = apply_view(wanted, None, view)
         names = tuple(self.arrays.cases[self.arrays.case[s]].id for s in chosen)
-        return Batch(images, labels, names, draws, view)
+        if self.signals is not None:
+            stored = np.stack([self.signals.logits(*place) for place in zip(names, self.arrays.within(chosen))])
+            extra[TEACHER_LOGITS] = torch.from_numpy(stored).to(self.device, non_blocking=True)
+        images, labels = apply_view(images, labels, view)
+        return Batch(images, labels, names, draws, view | extra)
 
     def _pool(self) -> np.ndarray:
         """The samples the stream draws from."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from medkd.data.box_geometry import clip_boxes, unmap_boxes
-from medkd.data.detection_options import DetectionPreprocess
-from medkd.data.detection_preprocess import as_float, prepare_image, read_pixels
+from medkd.data.image_options import ImagePreprocess
+from medkd.data.image_preprocess import as_float, prepare_image, read_pixels
 from medkd.data.targets import Detections
 from medkd.detection.detectors.protocol import Detector
 from medkd.errors import InputError
@@ -34,7 +34,7 @@ def original(found: Detections, matrix: Tensor, shape: tuple[int, ...]) -> Detec
 
 
 def detect_file(
-    network: nn.Module, path: Path, channels: int, options: DetectionPreprocess, device: torch.device, threshold: float
+    network: nn.Module, path: Path, channels: int, options: ImagePreprocess, device: torch.device, threshold: float
 ) -> tuple[Detections, np.ndarray]:
     """Detections of one image file and its pixels as stored. Raises InputError for an image of other channels."""
     stored = read_pixels(path)

@@ -9,24 +9,28 @@ labels, and the target's, which takes over.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from medkd.data.targets import Detections, Target
-from medkd.detection.crops import CropBank
+from medkd.detection.crops import CropBank, overlap
 from medkd.detection.detectors.protocol import RoIs
 from medkd.detection.experts import ExpertLabels
 from medkd.detection.mean_teacher import LabelSet, MeanTeacherDetector, replaced
-from medkd.detection.pseudo_labels import confident, fused
-from medkd.detection.relation_mix import RelationMix
+from medkd.detection.pseudo_labels import chosen, confident, fused, joined
+from medkd.detection.relation_file import read_matrix
+from medkd.detection.relation_mix import SAME_OBJECT, RelationMix
 from medkd.detection.relational import RelationalContext, blended
 from medkd.detection.semantic_loss import semantic_weights
 from medkd.detection.source_free_options import GroundedTeacherOptions
-from medkd.engine.method import Batch, StepContext
+from medkd.engine.method import Batch, StepContext, StepOutput
 from medkd.errors import InputError
+
+LOGGED = 6  # classes up to which the log holds the matrix
 
 
 class GroundedTeacher(MeanTeacherDetector):
@@ -41,14 +45,11 @@ class GroundedTeacher(MeanTeacherDetector):
              for name in ("source", "target")}
         )  # fmt: skip
         if o.source_matrix:
-            self.context("source").start_from(read_matrix(Path(o.source_matrix), self.context("source")))
-        first = next(m for m in student.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)))
-        sides = [o.crop_side] * (2 if isinstance(first, nn.Conv2d) else 3)
-        self.banks = nn.ModuleDict(
-            {name: CropBank(classes, first.in_channels, sides, o.bank) for name in ("source", "target")}
-        )
+            context = self.context("source")
+            context.start_from(read_matrix(Path(o.source_matrix), tuple(context.average.shape)))
+        channels, sides = int(student.channels), [o.crop_side] * int(student.dims)  # type: ignore[arg-type]
+        self.banks = nn.ModuleDict({name: CropBank(classes, channels, sides, o.bank) for name in ("source", "target")})
         self.mix = RelationMix(o.mixing)
-        self.collected_at: dict[str, int] = {}  # the iteration whose counts each context holds
         self.seen: list[tuple[str, Tensor, list[Target]]] = []  # crops of this iteration, for the banks
 
     def context(self, name: str) -> RelationalContext:
@@ -63,6 +64,15 @@ class GroundedTeacher(MeanTeacherDetector):
             return source
         return blended(source, self.context("target").matrix(), ctx.step, round(self.options.blend * ctx.total))
 
+    def step(self, turn: str, batch: Mapping[str, Batch], ctx: StepContext) -> StepOutput:
+        """As the mean teacher's; the log also holds `context_I_J`, the matrix that the teacher's labels met."""
+        output = super().step(turn, batch, ctx)
+        matrix = self.matrix("teacher", ctx)
+        if len(matrix) > LOGGED:
+            return output
+        context = {f"context_{i}_{j}": v for i, row in enumerate(matrix.unbind()) for j, v in enumerate(row.unbind())}
+        return replace(output, logs={**output.logs, **context})
+
     def live_sets(self, teacher: list[Detections], batch: Batch) -> list[LabelSet]:
         """The teacher's and the expert's, two sets unless they are to be fused. Where the expert has no opinion the
         teacher's labels stand alone."""
@@ -73,9 +83,23 @@ class GroundedTeacher(MeanTeacherDetector):
         views = [self.expert.in_view(c, m, frame) for c, m in zip(batch.case_ids, batch.view["matrix"])]
         found = [None if v is None else confident(v, o.threshold) for v in views]
         if o.fusion == "separate":
+            found = [None if e is None else self.completed(e, t) for e, t in zip(found, teacher)]
             return [*sets, self.label_set("expert", o.weight, found, o.regress)]
         both = [mine if theirs is None else fused(mine, theirs, o.fusion) for mine, theirs in zip(teacher, found)]
-        return [self.label_set("teacher", self.options.teacher_weight, both)]
+        return super().live_sets(both, batch)
+
+    def completed(self, expert: Detections, teacher: Detections) -> Detections:
+        """The expert's boxes, and for the classes it does not look for the teacher's that are no object of the
+        expert's: without them, its set would teach these objects as background."""
+        o = self.options.expert
+        assert o
+        if o.covers is None:
+            return expert
+        covered = torch.tensor([name in o.covers for name in o.classes], device=teacher.labels.device)
+        free = ~covered[teacher.labels]
+        if len(expert):
+            free &= (overlap(teacher.boxes, expert.boxes) < SAME_OBJECT).all(1)
+        return joined(chosen(expert, covered[expert.labels]), chosen(teacher, free))
 
     def strong_view(self, batch: Batch, sets: list[LabelSet], ctx: StepContext) -> tuple[Tensor, list[LabelSet]]:
         """Crops of confusable classes mixed into the strong view. While static labels count, the labelled stream's rule
@@ -97,16 +121,14 @@ class GroundedTeacher(MeanTeacherDetector):
         source, target = self.banks["source"], self.banks["target"]
         assert isinstance(source, CropBank)
         assert isinstance(target, CropBank)
-        mixed, new = self.mix(images, filled, matrix, source, target, batch.draws, not static)
+        with torch.autocast(images.device.type, enabled=False):  # the banks are float16 whatever the precision
+            mixed, new = self.mix(images, filled, matrix, source, target, batch.draws, not static)
         return mixed, [replaced(s, t) for s, t in zip(sets, new)]
 
     def classification(self, rois: RoIs, labels: LabelSet, ctx: StepContext) -> Tensor:
         """The semantic-aware loss, and the counts of the same regions for the context of these labels."""
-        name = "source" if labels.source == "static" else "target"
-        context, predicted = self.context(name), rois.logits.detach().argmax(1)
-        counts = ctx.global_sum(context.counts(rois.gt, predicted))
-        context.collect(counts, first=self.collected_at.get(name) != ctx.global_step)
-        self.collected_at[name] = ctx.global_step
+        predicted = rois.logits.detach().argmax(1)
+        self.context("source" if labels.source == "static" else "target").observe(rois.gt, predicted, ctx)
         o = self.options
         return rois.mean(
             semantic_weights(
@@ -116,9 +138,8 @@ class GroundedTeacher(MeanTeacherDetector):
 
     def after_step(self, ctx: StepContext) -> None:
         super().after_step(ctx)
-        for name, at in self.collected_at.items():
-            if at == ctx.global_step:
-                self.context(name).update()
+        for name in self.contexts:
+            self.context(name).settle(ctx)
         for name, images, targets in self.seen:
             bank = self.banks[name]
             assert isinstance(bank, CropBank)
@@ -133,25 +154,3 @@ def nothing(images: Tensor) -> Target:
 
 def expert_of(options: GroundedTeacherOptions) -> ExpertLabels | None:
     return ExpertLabels.read(Path(options.expert.file), options.expert.classes) if options.expert else None
-
-
-def write_matrix(context: RelationalContext, path: Path) -> None:
-    """The matrix of a source training as JSON: K rows of numbers. It holds no images and no patient."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(context.matrix().tolist()))
-    part.replace(path)
-
-
-def read_matrix(path: Path, context: RelationalContext) -> Tensor:
-    """Raises InputError: not there, not numbers, of other classes, rows that are neither empty nor sum to 1."""
-    shape = tuple(context.average.shape)
-    try:
-        matrix = torch.tensor(json.loads(path.read_text()), dtype=torch.float32)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"source_matrix {path} cannot be read as rows of numbers: {error}") from None
-    sums = matrix.sum(-1)
-    if matrix.shape != shape or (matrix < 0).any() or not (((sums - 1).abs() < 1e-3) | (sums == 0)).all():
-        raise InputError(
-            f"source_matrix {path} is of shape {tuple(matrix.shape)}; needed: {shape}, each row 0 or with the sum 1"
-        )
-    return matrix

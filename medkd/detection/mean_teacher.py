@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from medkd.data.targets import Detections, Target
-from medkd.detection.detectors.protocol import RoIs
+from medkd.detection.detectors.protocol import DetectorLosses, RoIs
 from medkd.detection.pseudo_labels import as_target, confident
 from medkd.detection.source_free_options import SourceFreeOptions
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
@@ -40,9 +40,9 @@ class MeanTeacherDetector(Method):
     def __init__(self, student: nn.Module, options: SourceFreeOptions):
         super().__init__()
         self.student, self.options = student, options
-        copy_at = options.burn_in or None
+        copy_at = options.burn_in // options.every if options.burn_in else None  # counted in updates of the average
         self.teacher = EmaTeacher(student, options.decay, options.warmup, "blend", "eval", copy_at)
-        self.source = FrozenTeacher(copy.deepcopy(student)) if options.static.weight else None
+        self.source = FrozenTeacher(copy.deepcopy(student), stored=True) if options.static.weight else None
 
     def step(self, turn: str, batch: Mapping[str, Batch], ctx: StepContext) -> StepOutput:
         unlabelled = batch["unlabelled"]
@@ -50,19 +50,25 @@ class MeanTeacherDetector(Method):
         sets = self.label_sets(unlabelled, ctx)
         # 2. The strong view of the same place; its boxes are those of the weak one.
         images, sets = self.strong_view(unlabelled, sets, ctx)
-        # 3. One forward of the student's backbone, the losses of every set.
-        detector: Any = self.student
-        found = detector.losses(
-            images, [s.targets for s in sets], lambda rois, number: self.classification(rois, sets[number], ctx)
-        )
+        # 3. One forward of the student's backbone, the losses of every set and what a method adds.
+        found, added = self.losses(images, sets, ctx)
         loss = sum((s.weight * losses.total() for s, losses in zip(sets, found)), images.new_zeros(()))
-        logs = {}
+        loss = sum(added.values(), loss)
+        logs = {f"loss_{name}": value.detach() for name, value in added.items()}
         for s, losses in zip(sets, found):
             logs[f"loss_{s.source}"] = losses.total().detach()
             logs[f"boxes_{s.source}"] = torch.tensor(
                 float(sum(len(t) for t in s.targets if t is not None)) / len(images)
             )
         return StepOutput(loss, logs)
+
+    def losses(
+        self, images: Tensor, sets: list[LabelSet], ctx: StepContext
+    ) -> tuple[list[DetectorLosses], dict[str, Tensor]]:
+        """The student's losses of every set of labels, and further ones by name."""
+        detector: Any = self.student
+        targets = [s.targets for s in sets]
+        return detector.losses(images, targets, lambda r, number: self.classification(r, sets[number], ctx)), {}
 
     def label_sets(self, batch: Batch, ctx: StepContext) -> list[LabelSet]:
         """The teacher's after the burn-in, the source model's while their weight is not 0."""
@@ -76,7 +82,7 @@ class MeanTeacherDetector(Method):
 
     def live_sets(self, teacher: list[Detections], batch: Batch) -> list[LabelSet]:
         """What the teacher's detections become."""
-        return [self.label_set("teacher", self.options.teacher_weight, teacher)]
+        return [self.label_set("teacher", self.options.teacher_weight, teacher, self.options.regress)]
 
     def label_set(
         self, source: str, weight: float, found: Sequence[Detections | None], regress: bool = False
@@ -106,8 +112,9 @@ class MeanTeacherDetector(Method):
         return o.weight * 0.5 * (1 + math.cos(math.pi * done)) if done < 1 else 0.0
 
     def after_step(self, ctx: StepContext) -> None:
-        self.teacher.update(self.student)
         o = self.options
+        if (ctx.step + 1) % o.every == 0:
+            self.teacher.update(self.student)
         if o.pull_back and (ctx.step + 1) % o.period == 0:
             blend(list(self.student.parameters()), list(self.teacher.network.parameters()), 1 - o.pull_back)
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from medkd.data.detection_options import DetectionPreprocess
+from medkd.data.image_options import ImagePreprocess
 from medkd.detection.detectors.options import DetectorUnion
 from medkd.inference.model_folder import ModelDescription
 
@@ -16,7 +16,7 @@ class DetectionModel(ModelDescription):
 
     task: Literal["detection"] = "detection"
     detector: DetectorUnion
-    preprocess: DetectionPreprocess
+    preprocess: ImagePreprocess
 
     def build(self) -> nn.Module:
         return self.detector.build(self.preprocess.dims, len(self.channels), len(self.classes))

@@ -61,6 +61,11 @@ def matched(a: Detections, b: Detections, least: float = MATCH) -> Tensor:
     return torch.where((best >= least) & mutual, which, -1)
 
 
+def joined(a: Detections, b: Detections) -> Detections:
+    """Both, one after the other, without their probabilities."""
+    return Detections(torch.cat([a.boxes, b.boxes]), torch.cat([a.labels, b.labels]), torch.cat([a.scores, b.scores]))
+
+
 def chosen(detections: Detections, rows: Tensor) -> Detections:
     """The detections in rows (N,) bool, as new objects."""
     d = detections

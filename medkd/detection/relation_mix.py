@@ -124,26 +124,33 @@ def chosen_crop(
 def blend_boxes(
     images: Tensor, owner: Tensor, low: Tensor, high: Tensor, crops: Tensor, row: Tensor, m: Tensor, wanted: Tensor
 ) -> Tensor:
-    """m * image + (1 - m) * crop where the centre of a pixel lies in a wanted box; where several do, the last one's."""
+    """m * image + (1 - m) * crop where the centre of a pixel lies in a wanted box; where several do, the last one's.
+
+    Only pixels of wanted boxes are computed: most batches mix few. On a GPU their number costs two waits, right after
+    those of the teacher's detections; computing every pixel cost more (docs/results/grounded_teacher_cost.md).
+    """
+    chosen = wanted.nonzero()[:, 0]
+    owner, low, high, row, m = owner[chosen], low[chosen], high[chosen], row[chosen], m[chosen]
     spatial = images.shape[2:]
-    centre = [torch.arange(s, device=images.device) + 0.5 for s in spatial]
-    inside = wanted.view(-1, *[1] * len(spatial))
-    for axis, c in enumerate(centre):
-        shape = [-1 if a == axis else 1 for a in range(len(spatial))]
-        within = (c >= low[:, axis, None]) & (c < high[:, axis, None])
+    inside = torch.ones(len(chosen), *[1] * len(spatial), dtype=torch.bool, device=images.device)
+    for axis, size in enumerate(spatial):
+        shape = [size if a == axis else 1 for a in range(len(spatial))]
+        centre = torch.arange(size, device=images.device) + 0.5
+        within = (centre >= low[:, axis, None]) & (centre < high[:, axis, None])
         inside = inside & within.view(len(low), *shape)
     number = torch.arange(1, len(low) + 1, device=images.device).view(-1, *[1] * len(spatial))
     top = torch.zeros(len(images), *spatial, dtype=number.dtype, device=images.device)
     index = owner.view(-1, *[1] * len(spatial)).expand(len(low), *spatial)
     top.scatter_reduce_(0, index, torch.where(inside, number, 0), "amax")
-    box = (top - 1).clamp(min=0)
-    place = torch.stack(torch.meshgrid(*centre, indexing="ij"), -1)
+    _, *place = pixels = top.nonzero(as_tuple=True)
+    box = top[pixels] - 1
     side = torch.tensor(crops.shape[2:], device=images.device)
-    points = (place - low[box]) / (high - low).clamp(min=1e-6)[box] * side
-    content = sample(crops.to(images.dtype), row[box].flatten(), points.flatten(0, -2)[:, None].to(images.dtype))
-    content = content[..., 0].view(*box.shape, -1).movedim(-1, 1)
+    points = (torch.stack(place, 1) + 0.5 - low[box]) / (high - low)[box] * side
+    content = sample(crops, row[box], points[:, None].to(images.dtype))[..., 0]
     share = m.to(images.dtype)[box][:, None]
-    return torch.where((top > 0)[:, None], share * images + (1 - share) * content, images)
+    mixed = images.movedim(1, -1).contiguous()
+    mixed[pixels] = share * mixed[pixels] + (1 - share) * content
+    return mixed.movedim(-1, 1).contiguous()
 
 
 def _leaders(by_image: list[list[Target]], device: torch.device) -> Tensor:

@@ -15,6 +15,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from medkd.engine.method import StepContext
 from medkd.engine.tensors import need
 from medkd.errors import InputError
 
@@ -30,7 +31,8 @@ class RelationalContext(nn.Module):
     paper's matrix holds regions that both call foreground).
 
     With one class and no background column the matrix is [[1]], nothing is mixed and every weight is 1: a warning says
-    so. Counts of an iteration are gathered by `collect` and enter the average in one `update`.
+    so. Counts of an iteration are gathered by `collect` and enter the average in one `update`; in a method `observe`
+    and `settle` do so for all ranks and micro-batches.
     """
 
     average: Tensor
@@ -54,6 +56,7 @@ class RelationalContext(nn.Module):
                 "one class, momentum from 0 to below 1, warm-up 0 or more"
             )
         self.classes, self.momentum, self.warmup = classes, momentum, warmup
+        self.observed_at: int | None = None  # the iteration whose counts are pending
         self.include_background, self.bias_correct = include_background, bias_correct
         if self.inert:
             warnings.warn(
@@ -93,6 +96,17 @@ class RelationalContext(nn.Module):
         counted = torch.zeros(self.classes * columns + 1, dtype=torch.int64, device=gt.device)
         counted.scatter_add_(0, cell, torch.ones_like(cell))
         return counted[:-1].view(self.classes, columns)
+
+    def observe(self, gt: Tensor, predicted: Tensor, ctx: StepContext) -> None:
+        """Count regions of this iteration, of all ranks. Every rank must call it, also with no region."""
+        counts = ctx.global_sum(self.counts(gt, predicted))
+        self.collect(counts, first=self.observed_at != ctx.global_step)
+        self.observed_at = ctx.global_step
+
+    def settle(self, ctx: StepContext) -> None:
+        """Average in what this iteration observed, if it did: for `after_step`, which a skipped step does not reach."""
+        if self.observed_at == ctx.global_step:
+            self.update()
 
     def collect(self, counts: Tensor, first: bool = True) -> None:
         """Keep the counts of this iteration, summed over the ranks; `first`: forget those of one that was skipped."""

@@ -27,6 +27,8 @@ class SourceFreeOptions(MethodOptions):
     threshold: float = Field(0.7, ge=0, le=1, description="a teacher's detection above this score is a label")
     teacher_weight: float = Field(1.0, ge=0)
     decay: float = Field(0.999, ge=0, le=1, description="weight of the OLD teacher")
+    every: PositiveInt = Field(1, description="updates between two steps of the teacher's average")
+    regress: bool = Field(False, description="whether the teacher's boxes are trusted in their place")
     warmup: bool = Field(False, description="the decay rises from 0; the first updates then follow the student closely")
     static: StaticLabels = StaticLabels(weight=0.0)
     burn_in: NonNegativeInt = Field(0, description="first updates, in which static labels alone train")
@@ -84,10 +86,29 @@ class ExpertOptions(Options):
 
     file: str = Field(description="COCO JSON or CSV, joined by the id of the image")
     classes: tuple[str, ...] = Field(description="names of the classes, in the detector's order")
+    covers: tuple[str, ...] | None = Field(
+        None, description="the classes it looks for, all if not given; the teacher's boxes stand for the others"
+    )
     weight: float = Field(0.5, ge=0)
     threshold: float = Field(0.7, ge=0, le=1)
     regress: bool = Field(True, description="whether its boxes are trusted in their place")
     fusion: Literal["separate", "weighted", "agreement"] = "separate"
+
+    @model_validator(mode="after")
+    def _covers(self) -> ExpertOptions:
+        unknown = sorted(set(self.covers or ()) - set(self.classes))
+        if unknown or self.covers == ():
+            allowed = ", ".join(self.classes)
+            raise ValueError(f"expert.covers names {', '.join(unknown) or 'no class'}; the classes are: {allowed}")
+        if self.covers and len(self.covers) < len(self.classes):
+            if self.fusion == "agreement":
+                raise ValueError("expert.covers leaves out classes, so fusion: agreement would remove all their boxes")
+            if self.fusion == "separate" and self.regress:
+                raise ValueError(
+                    "expert.covers leaves out classes, for which the teacher's boxes stand, and these are not trusted "
+                    "in their place; set expert.regress to false"
+                )
+        return self
 
 
 class GroundedTeacherOptions(SourceFreeOptions):
@@ -105,7 +126,11 @@ class GroundedTeacherOptions(SourceFreeOptions):
         False, description="the context also counts missed objects (ours, not the paper's)"
     )
     blend: float = Field(0.25, ge=0, le=1, description="share of the phase over which the target's matrix takes over")
-    source_matrix: str | None = Field(None, description="the relational context of the source training, JSON")
+    source_matrix: str | None = Field(
+        None,
+        description="relation.json of the source training; medkd train takes that of init where this is not set, and "
+        "where there is none the context is learnt from the static labels",
+    )
 
     paper: ClassVar[str] = "Ashraf et al., Context Aware Grounded Teacher, arXiv 2504.15404"
     summary: ClassVar[str] = "mean teacher with an expert's boxes; class confusions weight the loss and choose crops"

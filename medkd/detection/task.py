@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medkd.data.detection_dataset import DetectionCase, DetectionDataset
-from medkd.data.detection_options import DetectionPreprocess
-from medkd.data.detection_streams import detection_arrays
+from medkd.data.detection_dataset import DetectionDataset
+from medkd.data.image_arrays import image_arrays
+from medkd.data.image_cases import ImageCase
+from medkd.data.image_options import ImagePreprocess
 from medkd.data.targets import Detections
 from medkd.detection.detect import batches, detections
 from medkd.engine.runtime import Runtime
@@ -33,44 +34,49 @@ class DetectionTask:
     def __init__(
         self,
         dataset: DetectionDataset,
-        cases: Sequence[DetectionCase],
-        preprocess: DetectionPreprocess,
+        cases: Sequence[ImageCase],
+        preprocess: ImagePreprocess,
         runtime: Runtime,
     ):
         self.dataset, self.cases, self.runtime = dataset, tuple(cases), runtime
-        self.arrays = detection_arrays(dataset, cases, preprocess)
-        self.ious = IOUS[preprocess.dims]
+        self.arrays = image_arrays(dataset.root, cases, preprocess) if cases else None
+        self.dims, self.ious = preprocess.dims, IOUS[preprocess.dims]
         self.primary = f"ap{round(100 * self.ious[0])}"
 
     def supervised_loss(self, output: Tensor, label: Any) -> Tensor:
         raise NotImplementedError("a detector computes its own losses (`Detector.losses`)")
 
     def evaluate(self, network: nn.Module, limit: int | None = None) -> dict[str, float]:
-        """The mean over classes, and each class; NaN for a class that no image holds."""
+        """The mean over classes, and each class; NaN for a class that no image holds. Nothing without cases."""
+        if not self.cases:
+            return {}
+        values = average_precision(self.found(network, limit), len(self.dataset.classes), self.ious)[0]
+        known = values[~np.isnan(values)]
+        scores = {f"{self.primary}_{name}": float(v) for name, v in zip(self.dataset.classes, values)}
+        return {self.primary: float(known.mean()) if len(known) else 0.0, **scores}
+
+    def found(self, network: nn.Module, limit: int | None = None) -> list[ImageBoxes]:
+        """What the network, in eval mode, finds in the first `limit` images (all of them), beside what is true."""
         training = network.training
         total = min(len(self.cases), limit or len(self.cases))
         mine = self.runtime.share(range(total))
         try:
             network.eval()
-            rows = [_row(found) for part in batches(len(mine), AT_ONCE) for found in self._found(network, mine, part)]
+            rows = [_row(found) for part in batches(len(mine), AT_ONCE) for found in self._part(network, mine, part)]
         finally:
             network.train(training)
-        width = 2 * self.arrays.matrix(0).shape[0]
-        packed = torch.stack(rows) if rows else torch.zeros(0, MOST, width)
+        packed = torch.stack(rows) if rows else torch.zeros(0, MOST, 2 * self.dims + 2)
         everything = self.runtime.gather(packed.to(self.runtime.device), total).cpu()
-        images = [self._scored(case, row) for case, row in zip(self.cases[:total], everything)]
-        values = average_precision(images, len(self.dataset.classes), self.ious)[0]
-        known = values[~np.isnan(values)]
-        scores = {f"{self.primary}_{name}": float(v) for name, v in zip(self.dataset.classes, values)}
-        return {self.primary: float(known.mean()) if len(known) else 0.0, **scores}
+        return [self._scored(case, row) for case, row in zip(self.cases[:total], everything)]
 
-    def _found(self, network: nn.Module, mine: Sequence[int], part: range) -> list[Detections]:
+    def _part(self, network: nn.Module, mine: Sequence[int], part: range) -> list[Detections]:
+        assert self.arrays
         numbers = [mine[i] for i in part]
         images = torch.stack([self.arrays.image(n) for n in numbers]).to(self.runtime.device)
         matrices = [self.arrays.matrix(n) for n in numbers]
         return detections(network, images, matrices, [self.cases[n].shape for n in numbers], THRESHOLD)
 
-    def _scored(self, case: DetectionCase, row: Tensor) -> ImageBoxes:
+    def _scored(self, case: ImageCase, row: Tensor) -> ImageBoxes:
         truth, row = self.dataset.truth(case), row[row[:, -1] > 0]
         return image_boxes(
             case.id, case.patient, truth.boxes, truth.labels, row[:, :-2], row[:, -2].long(), row[:, -1], case.dims

@@ -26,11 +26,10 @@ class OfaOptions(MethodOptions):
     kd_weight: float = Field(1.0, ge=0, description="of the final logits")
     exit_weight: float = Field(1.0, ge=0, description="of every exit; 0.1 in the published CIFAR-100 runs")
     width: PositiveInt = Field(64, description="features before the classes of an exit; dense exits have none")
-    dense: bool = Field(True, description="exits give a logit a voxel (segmentation), else one an image")
 
     paper: ClassVar[str] = "Hao et al., One-for-All (OFA-KD), NeurIPS 2023, arXiv 2310.19444"
     summary: ClassVar[str] = "each stage of the student meets the teacher's logits through a throw-away exit"
-    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation", "classification")
     needs: ClassVar[tuple[str, ...]] = ("labelled",)
     teacher_needed: ClassVar[bool] = True
     compiles: ClassVar[bool] = False  # it reads tensors inside the network

@@ -125,7 +125,9 @@ class PhaseRun:
         self.task = phase.task or task
         self.offset, self.stop, self.stopping = offset, stop or StopRequest(), False
         with seeded(seed, "build", phase.name):
-            self.method: Method = phase.build(start).to(runtime.device).train()
+            self.method: Method = phase.build(start)
+            self.method.prepare(phase.streams)
+        self.method.to(runtime.device).train()
         runtime.same_everywhere(self.method)
         runtime.compiled(self.method.student)
         turns = dict.fromkeys(self.method.turns)
@@ -236,12 +238,18 @@ class PhaseRun:
                 scores[f"{name}/{metric}"] = value
         self.tracker.row("validation", **where, **scores)
         chosen = self.method.candidates()[self.phase.candidate]
-        self.selection.offer(chosen, scores[f"{self.phase.candidate}/{self.task.primary}"], self.step)
+        score = scores.get(f"{self.phase.candidate}/{self.task.primary}", math.nan)  # none without validation cases
+        self.selection.offer(chosen, score, self.step)
         self.clock = Clock()  # validation is not training time
 
     def finish(self) -> Selection:
-        self.selection.last = snapshot(self.method.candidates()[self.phase.candidate])
-        return self.selection
+        """The weights to keep. Where no validation gave a score the last are also the best."""
+        kept = self.selection
+        kept.last = snapshot(self.method.candidates()[self.phase.candidate])
+        kept.extras = {name: value.detach().cpu().clone() for name, value in self.method.extras().items()}
+        if not kept.scored:
+            kept.best, kept.step = kept.last, self.step
+        return kept
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on from here. Random numbers and samplers need nothing: they depend on the step."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from medkd.engine.randomness import Draws, generator
 from medkd.engine.runtime import ONE_PROCESS, Runtime
 from medkd.engine.task import Task
+
+if TYPE_CHECKING:
+    from medkd.engine.phases import Stream
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,9 @@ class Method(nn.Module):
 
     student: nn.Module
 
+    def prepare(self, streams: Mapping[str, Stream]) -> None:
+        """What the method must know of its data: called once, before its optimisers are made and its state restored."""
+
     def trainable(self, turn: str) -> list[nn.Parameter]:
         """The parameters the turn's optimiser owns."""
         return [p for p in self.student.parameters() if p.requires_grad]
@@ -132,3 +138,7 @@ class Method(nn.Module):
     def candidates(self) -> dict[str, nn.Module]:
         """What can be evaluated and shipped, by name."""
         return {"student": self.student}
+
+    def extras(self) -> dict[str, Tensor]:
+        """What travels beside the shipped weights, by name, as it is at the end of the phase: small tables."""
+        return {}

@@ -39,6 +39,10 @@ class MethodOptions(Options):
     compiles: ClassVar[bool] = True
     """Whether torch.compile may be on; not with hooks inside the network or second derivatives."""
 
+    def problems(self, task: str) -> list[str]:
+        """What of these options makes no sense for a task that the method serves, a line each."""
+        return []
+
     def build(self, networks: Networks) -> Method:
         """The method around networks(0), networks(1), ..."""
         raise NotImplementedError(f"{type(self).__name__} does not implement build")
@@ -50,7 +54,7 @@ class SupervisedOptions(MethodOptions):
 
     paper: ClassVar[str] = "labelled-only training"
     summary: ClassVar[str] = "the task's own loss on the labelled images alone"
-    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation", "classification")
     needs: ClassVar[tuple[str, ...]] = ("labelled",)
     candidates: ClassVar[tuple[str, ...]] = ("student", "average")
 

@@ -10,12 +10,18 @@ from torch import Tensor, nn
 
 @dataclass
 class Selection:
-    """The weights of one phase's candidate: the best on validation, and the last."""
+    """The weights of one phase's candidate: the best on validation, and the last; what travels beside them."""
 
     score: float = float("-inf")
     step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
     last: dict[str, Tensor] = field(default_factory=dict)
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> bool:
+        """Whether a validation gave a score at all."""
+        return self.score > float("-inf")
 
     def offer(self, network: nn.Module, score: float, step: int) -> None:
         """Keep the weights if they are better than all before; the first of equal ones stays, NaN never wins."""

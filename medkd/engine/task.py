@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 
 class Task(Protocol):
-    """`primary` names the validation score that selects a checkpoint; higher is better."""
+    """`primary` names the validation score that selects a checkpoint; higher is better. Where there are no validation
+    cases it is left out of the scores, and the last weights are kept."""
 
     primary: str
 

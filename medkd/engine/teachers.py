@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from medkd.engine.checkpoint import fingerprint
+from medkd.engine.method import Batch
 from medkd.engine.schedules import ema_warmup
 from medkd.errors import InputError
 
+TEACHER_IMAGE, TEACHER_LOGITS = "teacher_image", "teacher_logits"
+"""Entries of a batch's view: the images as the teacher wants them, and what it once said of them."""
 BufferPolicy = Literal["copy", "blend", "own"]
 Decay = float | Callable[[int], float]
 
@@ -92,14 +95,16 @@ class FrozenTeacher(nn.Module):
 
     differentiable: gradients pass through it to its input (something upstream is trained), and it collects none.
     Its weights are not in the checkpoint, only their fingerprint: whoever builds the method supplies the same network
-    again, and another one is refused when a run is resumed.
+    again, and another one is refused when a run is resumed. stored: they are in it, for a network that nobody can
+    supply again, such as what the student of a later phase started from.
     """
 
-    def __init__(self, network: nn.Module, differentiable: bool = False):
+    def __init__(self, network: nn.Module, differentiable: bool = False, stored: bool = False):
         super().__init__()
-        self.network, self.differentiable = network.requires_grad_(False), differentiable
-        self.register_state_dict_post_hook(_without_network)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_with_network)  # type: ignore[no-untyped-call]
+        self.network, self.differentiable, self.stored = network.requires_grad_(False), differentiable, stored
+        if not stored:
+            self.register_state_dict_post_hook(_without_network)  # type: ignore[no-untyped-call]
+            self.register_load_state_dict_pre_hook(_with_network)  # type: ignore[no-untyped-call]
         self.train()
 
     def train(self, mode: bool = True) -> FrozenTeacher:
@@ -113,7 +118,8 @@ class FrozenTeacher(nn.Module):
         return output
 
     def get_extra_state(self) -> Tensor:
-        return torch.frombuffer(bytearray(fingerprint(self.network), "ascii"), dtype=torch.uint8)
+        text = "" if self.stored else fingerprint(self.network)
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
         if not torch.equal(state.cpu(), self.get_extra_state()):
@@ -121,6 +127,43 @@ class FrozenTeacher(nn.Module):
                 "the frozen teacher is another network than the one this run was started with; resume with the same "
                 "teacher, or start a new run"
             )
+
+
+class StoredTeacher(nn.Module):
+    """Stands for a teacher whose logits were computed before and come with the batch (`TEACHER_LOGITS`).
+
+    classes: how many it tells apart. mark: what tells these signals from others; a run is resumed with the same alone.
+    """
+
+    def __init__(self, classes: int, mark: str):
+        super().__init__()
+        self.classes, self.mark = classes, mark
+
+    def forward(self, image: Tensor) -> Tensor:
+        raise InputError(
+            "the teacher's logits were stored, and this batch came without them: they are those of the recipe's "
+            "labelled stream alone"
+        )
+
+    def get_extra_state(self) -> Tensor:
+        return torch.frombuffer(bytearray(self.mark, "ascii"), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if not torch.equal(state.cpu(), self.get_extra_state()):
+            raise InputError(
+                "the stored signals are others than those this run was started with; resume with the same folder, or "
+                "start a new run"
+            )
+
+
+def constant(teacher: nn.Module) -> FrozenTeacher | StoredTeacher:
+    """A trained network as a teacher that never changes; stored signals as they are."""
+    return teacher if isinstance(teacher, StoredTeacher) else FrozenTeacher(teacher)
+
+
+def for_teacher(x: Batch) -> Tensor:
+    """The images of a batch as its teacher wants them: of its own, where its preprocessing differs."""
+    return x.view.get(TEACHER_IMAGE, x.image)
 
 
 def _without_network(module: nn.Module, state: dict[str, Any], prefix: str, _local: Any) -> None:

@@ -3,6 +3,7 @@
 model.safetensors   weights
 model.yaml          task, network, preprocessing, channels, classes, how it was trained
 model_card.md       the same for people
+                    and what a task adds, such as a detector's relation.json
 """
 
 from __future__ import annotations
@@ -60,13 +61,20 @@ class Model:
     folder: Path
 
 
-def write_model(folder: Path, description: ModelDescription, weights: dict[str, Tensor], card: str) -> None:
-    """Write a model folder; each file appears whole or not at all, model.yaml last."""
+def write_model(
+    folder: Path,
+    description: ModelDescription,
+    weights: dict[str, Tensor],
+    card: str,
+    extra: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write a model folder, with `extra` files; each appears whole or not at all, model.yaml last."""
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(description.model_dump(mode="json"), sort_keys=False)
     contents = {
         "model.safetensors": save({k: v.contiguous() for k, v in weights.items()}),
         "model_card.md": card.encode(),
+        **(extra or {}),
         "model.yaml": text.encode(),
     }
     for name, data in contents.items():
@@ -82,7 +90,7 @@ def open_model(path: Path, kinds: Mapping[str, type[ModelDescription]], weights:
     description of another version, weights of another network, files that are not safetensors (they are never opened in
     any other way).
     """
-    folder = path / "model" if (path / "model" / "model.yaml").is_file() else path
+    folder = model_folder(path)
     if not (folder / "model.yaml").is_file():
         raise InputError(f"no model at {path}; allowed: a model folder (with model.yaml), or a finished run folder")
     try:
@@ -96,6 +104,11 @@ def open_model(path: Path, kinds: Mapping[str, type[ModelDescription]], weights:
     network = description.build()
     load_module(network, read_weights(weights or folder / "model.safetensors"), str(weights or folder))
     return Model(description, network.eval(), folder)
+
+
+def model_folder(path: Path) -> Path:
+    """The model folder at `path`: the `model/` of a run folder, or `path` itself."""
+    return path / "model" if (path / "model" / "model.yaml").is_file() else path
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -105,6 +105,18 @@ def froc(
     )  # fmt: skip
 
 
+def centre_errors(images: Sequence[ImageBoxes], rule: HitRule) -> Floats:
+    """(hits,): how far the middle of each prediction that finds a lesion is from the lesion's, in the unit of the
+    boxes. What an overlap hides: it is the same in voxels and in mm."""
+    found: list[Floats] = []
+    for one in images:
+        order = np.argsort(-one.scores, kind="stable")
+        kinds, which = _judge(one, order, rule)
+        apart = _centres(one.boxes[order][kinds == HIT]) - _centres(one.truth[which[kinds == HIT]])
+        found.append(np.linalg.norm(apart, axis=1))
+    return np.concatenate(found) if found else np.zeros(0)
+
+
 def image_auc(images: Sequence[ImageBoxes]) -> float:
     """ROC-AUC of the highest score of an image (below all others without a box) against whether it has a lesion.
 
@@ -148,27 +160,27 @@ def _judged(images: Sequence[ImageBoxes], rule: HitRule) -> tuple[Floats, np.nda
     for number, one in enumerate(images):
         order = np.argsort(-one.scores, kind="stable")
         scores.append(one.scores[order])
-        kinds.append(_judge(one, order, rule))
+        kinds.append(_judge(one, order, rule)[0])
         where.append(np.full(len(order), number))
     merged = np.argsort(-np.concatenate(scores), kind="stable")
     return tuple(np.concatenate(parts)[merged] for parts in (scores, kinds, where))  # type: ignore[return-value]
 
 
-def _judge(one: ImageBoxes, order: np.ndarray, rule: HitRule) -> np.ndarray:
-    """What each prediction of an image is, in `order`: HIT, FALSE or IGNORED."""
+def _judge(one: ImageBoxes, order: np.ndarray, rule: HitRule) -> tuple[np.ndarray, np.ndarray]:
+    """What each prediction of an image is, in `order`: HIT, FALSE or IGNORED; and the lesion that it hits, else -1."""
     boxes = one.boxes[order]
     able = rule.hits(boxes, one.truth) & (one.labels[order][:, None] == one.truth_labels[None])
     overlap = box_iou(boxes, one.truth)
     found = np.zeros(len(one.truth), bool)
-    kinds = np.full(len(order), FALSE)
+    kinds, which = np.full(len(order), FALSE), np.full(len(order), -1)
     for m in range(len(order)):
         free = able[m] & ~found
         if free.any():
-            found[np.argmax(np.where(free, overlap[m], -1.0))] = True
-            kinds[m] = HIT
+            which[m] = np.argmax(np.where(free, overlap[m], -1.0))
+            found[which[m]], kinds[m] = True, HIT
         elif able[m].any() and rule.duplicates == "ignore":
             kinds[m] = IGNORED
-    return kinds
+    return kinds, which
 
 
 def _at(alarms: Floats, sensitivity: Floats, level: float) -> Floats:

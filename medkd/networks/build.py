@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from monai.networks.nets import BasicUNet
+import torchvision
+from monai.networks.nets import BasicUNet, ResNet
 from torch import nn
 
+from medkd.networks.classifiers import TinyCNN
 from medkd.networks.options import BasicUNetOptions
 
 
@@ -31,6 +33,10 @@ def encoder_levels(network: nn.Module) -> list[str]:
     """
     if isinstance(network, BasicUNet):
         return ["conv_0", "down_1", "down_2", "down_3", "down_4"]
+    if isinstance(network, TinyCNN):
+        return [f"stages.{level}" for level in range(len(network.stages))]
+    if isinstance(network, (ResNet, torchvision.models.ResNet)):
+        return ["layer1", "layer2", "layer3", "layer4"]
     return []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -117,6 +118,13 @@ def relation_heat_maps(matrices: Mapping[int, np.ndarray], classes: Sequence[str
     panels[0].set_xlabel("student's answer", size=SMALL)
     figure.colorbar(drawn, ax=list(panels), shrink=0.8).ax.tick_params(labelsize=SMALL)
     return png(figure)
+
+
+def relation_matrices(rows: Sequence[Mapping[str, Any]], classes: int) -> dict[int, np.ndarray]:
+    """Global step -> matrix (K, K), from the rows of a log that hold `context_I_J`."""
+    names = [[f"context_{i}_{j}" for j in range(classes)] for i in range(classes)]
+    held = [row for row in rows if names[0][0] in row]
+    return {int(row["global_step"]): np.array([[row[name] for name in line] for line in names]) for row in held}
 
 
 def pseudo_label_curves(rows: Sequence[Mapping[str, float]], classes: Sequence[str]) -> bytes:

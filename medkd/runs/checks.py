@@ -8,14 +8,15 @@ from medkd.errors import raise_all
 
 
 def check_dataset(recipe: Recipe, dataset: DatasetFolder) -> None:
-    """Raise InputError for a dataset that the recipe cannot be trained on."""
+    """Raise InputError for a dataset that the recipe cannot be trained on. What learns without labels needs no
+    validation case either: the last weights are then kept."""
     problems = []
     if recipe.task != dataset.task:
         problems.append(f"the dataset's task is {dataset.task!r}, the recipe's {recipe.task!r}")
     needs = {need for phase in recipe.phases for need in phase.method.needs}
     if "labelled" in needs and not dataset.select("train", labelled=True):
         problems.append(f"{dataset.root} has no labelled training case; prepare it with --labelled K")
-    if not dataset.select("val"):
+    if "labelled" in needs and not dataset.select("val"):
         problems.append(f"{dataset.root} has no validation case, which selects the checkpoint; prepare it with one")
     if "unlabelled" in needs and not dataset.select("train", labelled=False):
         problems.append(f"{dataset.root} has no unlabelled training case, and the method needs them")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -35,7 +36,7 @@ class Check:
 def examine() -> list[Check]:
     """All checks, in the order in which one reads them."""
     looks: tuple[Callable[[], Iterator[Check]], ...] = (
-        _python, _packages, _opencv, _devices, _threads, _memory, _disk, _shared_memory, _syntaxes,
+        _python, _packages, _opencv, _detectron2, _devices, _threads, _memory, _disk, _shared_memory, _syntaxes,
     )  # fmt: skip
     checks: list[Check] = []
     for look in looks:
@@ -75,6 +76,16 @@ def _opencv() -> Iterator[Check]:
     found = [f"{name} {version}" for name in OPENCV if (version := _version(name))]
     fix = f"pip uninstall -y {' '.join(OPENCV)}, then pip install opencv-python-headless"
     yield Check("opencv", ", ".join(found) or "not installed (not needed)", fix if len(found) > 1 else "")
+
+
+def _detectron2() -> Iterator[Check]:
+    """Optional, and built from source: copies of others on PyPI have the same import name and other content."""
+    found, version = importlib.util.find_spec("detectron2"), _version("detectron2")
+    said = f"{version} at {found.origin}" if found and version else "not installed (not needed)"
+    if found and not version:
+        said = f"another package's copy at {found.origin}"
+    fix = "pip uninstall the package it came with, then docs/detection.md" if found and not version else ""
+    yield Check("detectron2", said, fix)
 
 
 def _devices() -> Iterator[Check]:

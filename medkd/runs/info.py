@@ -12,8 +12,10 @@ from typing import Any
 import nibabel as nib
 import yaml
 
-from medkd.data.dataset import SPLITS, read_dataset
+from medkd.data.classification_dataset import read_classification_dataset
+from medkd.data.dataset import SPLITS, Dataset, read_dataset
 from medkd.data.detection_dataset import read_detection_dataset
+from medkd.data.image_cases import ImageFolder
 from medkd.data.scan_files import SUFFIXES, VolumeFile
 from medkd.errors import InputError
 from medkd.imaging.dicom.find import Found, find_series
@@ -57,8 +59,7 @@ def inspect(path: Path) -> dict[str, Any]:
 def _ours(folder: Path) -> dict[str, Any] | None:
     """A folder that medkd wrote, in a line."""
     if (folder / "dataset.yaml").is_file():
-        boxes = _yaml(folder / "dataset.yaml").get("task") == "detection"
-        data = read_detection_dataset(folder, annotations=False) if boxes else read_dataset(folder)
+        data = _dataset(folder)
         splits = ", ".join(f"{len(data.select(name))} {name}" for name in SPLITS)
         patients = len({case.patient for case in data.cases})
         text = f"{data.task} dataset of {len(data.cases)} cases of {patients} patients ({splits}); "
@@ -71,11 +72,20 @@ def _ours(folder: Path) -> dict[str, Any] | None:
         return {"kind": "run", "summary": f"training run of {methods}; {state}"}
     if (folder / "model.yaml").is_file():
         about = _yaml(folder / "model.yaml")
-        network = about.get("network", {}).get("kind")
+        network = (about.get("network") or about.get("detector") or {}).get("kind")
         text = f"{about.get('task')} model, {network} in {about.get('preprocess', {}).get('dims')}-D; "
         text += f"channels {', '.join(about.get('channels', ()))}; classes {', '.join(about.get('classes', ()))}"
         return {"kind": "model", "summary": text}
     return None
+
+
+def _dataset(folder: Path) -> Dataset | ImageFolder:
+    match _yaml(folder / "dataset.yaml").get("task"):
+        case "detection":
+            return read_detection_dataset(folder, annotations=False)
+        case "classification":
+            return read_classification_dataset(folder)
+    return read_dataset(folder)
 
 
 def _yaml(path: Path) -> dict[str, Any]:

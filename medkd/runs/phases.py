@@ -13,6 +13,7 @@ from medkd.data.dataset import DatasetFolder
 from medkd.engine.checkpoint import load_module
 from medkd.engine.phases import Networks, Phase, Stream
 from medkd.engine.randomness import seeded
+from medkd.runs.teachers import teacher_network
 
 
 def phases_of(recipe: Recipe, dataset: DatasetFolder, streams: Mapping[str, Stream]) -> list[Phase]:
@@ -37,7 +38,7 @@ def network_maker(recipe: Recipe, dataset: DatasetFolder, phase: int = 0) -> Net
 
     def network(index: int | str) -> nn.Module:
         if index == "teacher" and recipe.teacher and not made:
-            return load_model(Path(recipe.teacher)).network
+            return teacher_network(recipe, dataset)
         which = made[-1] if index == "teacher" and made else phase
         with seeded(recipe.seed, "network", index):
             built = recipe.build_network(which, *sizes)

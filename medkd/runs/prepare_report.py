@@ -103,7 +103,7 @@ def write_page(path: Path, done: Prepared, report: dict[str, Any], pictures: lis
             "series and files left out": len(done.source.refused),
             "cases interpolated": len(report["resampled"]),
             "files that belong to no case": sum(map(len, done.source.unused.values())),
-            **{name: _words(value) for name, value in report["decisions"].items()},
+            **{name: words(value) for name, value in report["decisions"].items()},
         }
     )
     if private:
@@ -153,9 +153,9 @@ def _case_table(done: Prepared) -> tuple[list[str], list[list[object]]]:
     return [*headers, *(f"{name} ({unit})" for name in classes)], rows
 
 
-def _words(value: object) -> str:
+def words(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_words(v)}" for name, v in value.items())
+        return ", ".join(f"{name} {words(v)}" for name, v in value.items())
     if isinstance(value, (list, tuple)):
         return "/".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
     return str(value)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from medkd.config.segmentation import SegmentationRecipe
-from medkd.data.arrays import TrainingArrays
+from medkd.data.arrays import TeacherArrays, TrainingArrays, training_arrays
 from medkd.data.dataset import Dataset
 from medkd.data.streams import ArrayStream
 from medkd.engine.randomness import key
 from medkd.engine.runtime import Runtime
 from medkd.errors import InputError
+from medkd.inference.model_folder import SegmentationModel
+from medkd.runs.teachers import own_images, stored_signals
 
 
 def make_streams(
@@ -20,11 +22,15 @@ def make_streams(
     needs = {need for phase in recipe.phases for need in phase.method.needs}
     held_out = held_out_cases(recipe, dataset)
     labelled = {case.id for case in dataset.select("train", labelled=True)}
+    own = own_images(recipe, dataset, SegmentationModel, ("dims", "size", "spacing"), ("intensity", "interpolation"))
+    teacher = TeacherArrays(training_arrays(dataset, own[0]), own[1]) if own else None
+    signals = stored_signals(recipe, dataset, recipe.labelled.augment, recipe.preprocess.patch)
     cases = {"labelled": frozenset(labelled - held_out), "held_out": held_out, "unlabelled": None}
     return {
         name: ArrayStream(
             arrays, name, name != "unlabelled", options.size, recipe.preprocess.patch, options.augment, recipe.seed,
             runtime.device, options.foreground, cases[name], runtime.rank, runtime.world,
+            teacher if name == "labelled" else None, signals if name == "labelled" else None,
         )
         for name, options in recipe.streams().items()
         if name in needs

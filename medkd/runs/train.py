@@ -7,6 +7,7 @@ RUN/recipe.yaml  manifest.json  log.jsonl  tensorboard/  last.safetensors  weigh
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -66,6 +67,8 @@ def train(
         if runtime.leads:
             _start_folder(setup, out, resume)
         with Tracker(out, console, total) if runtime.leads else Tracker() as tracker:
+            for text in setup.notes() if runtime.leads and not resume else ():
+                tracker.note(text)
             try:
                 selection = fit(
                     setup.phases, setup.network, task, runtime, recipe.seed,
@@ -90,23 +93,30 @@ def ship(setup: Setup, selection: Selection, out: Path, seconds: float) -> None:
     (out / "weights").mkdir(exist_ok=True)
     for name, state in weights.items():
         save_file({k: v.contiguous() for k, v in state.items()}, out / "weights" / f"{name}.safetensors")
+    rows = read_log(out / "log.jsonl")
+    score, step = selection.score, selection.step
+    if recipe.ship == "last":
+        key = f"{recipe.phases[-1].candidate}/{setup.task.primary}"
+        score = next((row[key] for row in reversed(rows) if row["kind"] == "validation" and key in row), math.nan)
+        step = recipe.phases[-1].steps
     trained = {
         "by": f"medkd {medkd.__version__}",
         "methods": [phase.method.kind for phase in recipe.phases],
         "candidate": recipe.phases[-1].candidate,
         "weights": recipe.ship,
-        "selected_at_step": selection.step,
-        **setup.scored(selection.score),
+        "selected_at_step": step,
+        **setup.scored(score),
         "labelled_cases": len(dataset.select("train", labelled=True)),
         "unlabelled_cases": len(dataset.select("train", labelled=False)),
         "split": dataset.fingerprint,
         "seed": recipe.seed,
     }
     description = setup.describe(trained)
-    write_model(out / "model", description, weights[recipe.ship], setup.card(description))
+    extra = setup.extra_files(selection.extras)
+    write_model(out / "model", description, weights[recipe.ship], setup.card(description), extra)
     from medkd.runs.train_report import write_train_report
 
-    write_train_report(out, setup, read_log(out / "log.jsonl"), trained, selection.score, seconds)
+    write_train_report(out, setup, rows, trained, score, seconds)
 
 
 def manifest(setup: Setup) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from medkd.claims import bcp_phantom
-from medkd.claims.experiment import Experiment, Run
+from medkd.claims.experiment import Experiment
+from medkd.claims.runner import Run
 from medkd.data.phantom import PhantomOptions
 
 

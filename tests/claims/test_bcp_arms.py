@@ -12,8 +12,8 @@ from medkd.claims.accounting import images, list_hash
 from medkd.claims.bcp import experiment_on
 from medkd.claims.bcp_acdc import ARMS, acdc_recipe
 from medkd.claims.bcp_hippocampus import hippocampus_recipe
-from medkd.claims.experiment import Run
 from medkd.claims.relabel import relabelled
+from medkd.claims.runner import Run
 from medkd.cli.app import run
 from medkd.config.load import load_recipe
 from medkd.data.dataset import Case, Dataset, read_dataset, write_dataset

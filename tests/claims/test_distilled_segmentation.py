@@ -13,9 +13,10 @@ import pytest
 from medkd.claims import distilled_segmentation as module
 from medkd.claims.accounting import images
 from medkd.claims.distilled_segmentation import ARMS, STEPS, TAUGHT, WITHIN, distilled_recipe, distilled_segmentation
-from medkd.claims.experiment import Aim, Experiment, Run, finished, read_lines
+from medkd.claims.experiment import Aim, Experiment
 from medkd.claims.page import page
 from medkd.claims.reproduce import reproduce
+from medkd.claims.runner import Run, finished, read_lines
 from medkd.claims.scan_cost import cost_file, read_cost
 from medkd.claims.verdict import summarise
 from medkd.cli.app import run

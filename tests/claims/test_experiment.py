@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from medkd.claims import experiment as module
+from medkd.claims import runner
 from medkd.claims.accounting import parameter_hash, recipe_content, same_recipe, timed
-from medkd.claims.experiment import Run, finished, make, read_lines, run_folder, run_missing
+from medkd.claims.experiment import make
 from medkd.claims.reproduce import reproduce
+from medkd.claims.runner import Run, finished, read_lines, run_folder, run_missing
 from medkd.data.dataset import read_dataset
 from medkd.engine.checkpoint import load_state
 from medkd.errors import InputError
@@ -146,7 +148,7 @@ def test_a_killed_run_goes_on_and_reading_hidden_labels_changes_nothing(tmp_path
             whole(recipe, folder, **given)
 
     with monkeypatch.context() as m:
-        m.setattr(module, "train", interrupted)
+        m.setattr(runner, "train", interrupted)
         with pytest.raises(Stop):
             make(experiment, run, tmp_path, None)
     assert int(load_state(run_folder(experiment, run, tmp_path) / "last.safetensors")["global_step"]) == 4

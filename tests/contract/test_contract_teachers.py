@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_setting import (
+    CLASSES,
     NAMES,
     STREAMS,
     Stream,
@@ -21,15 +22,19 @@ from tiny_setting import (
     phase,
     same,
     started,
+    streams,
     teachers,
     trainable,
     weights,
 )
 from torch import Tensor, nn
 
+from medkd.config.registry import methods
 from medkd.data.augment_options import AugmentOptions
 from medkd.engine.fit import PhaseRun, TrainingError
 from medkd.engine.method import Batch, StepContext, StepOutput
+from medkd.engine.teachers import TEACHER_LOGITS, StoredTeacher
+from medkd.errors import InputError
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
@@ -169,11 +174,29 @@ def test_item_4_frozen_teachers_collect_no_gradient_and_pass_it_where_they_say_s
 
 
 def test_item_11_stored_signals_are_the_live_ones(name: str) -> None:
-    method = started(phase(name)).method
-    stored = [m for m in method.modules() if type(m).__name__.startswith("Stored")]
-    if not stored:
-        pytest.skip("no registered method has a stored teacher yet")
-    pytest.fail("a stored teacher has come: compare it with its live one here, and a missing case must be an error")
+    """The gradients are equal, and a batch without signals is an error. Losses on features need the live teacher."""
+    if not methods()[name].teacher_needed:
+        pytest.skip("has no trained teacher whose logits could be stored")
+    given = options(name, losses=[{"kind": "kd"}])
+    live = started(phase(name, given=given)).method
+    teacher = live.get_submodule("teacher")
+
+    def said(batch: Batch, step: int) -> Batch:
+        with torch.no_grad():
+            return replace(batch, view={**batch.view, TEACHER_LOGITS: teacher(batch.image)})
+
+    def networks(which: int | str) -> nn.Module:
+        return StoredTeacher(CLASSES, "mark") if which == "teacher" else network()(which)
+
+    stored = started(phase(name, given=given), networks).method
+    assert not any(key.startswith("teacher.network") for key in stored.state_dict())
+    expected = copy.deepcopy(backward(live, context(step=3)))
+    found = backward(stored, context(step=3), streams() | {"labelled": Stream("labelled", edit=said)})
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, msg=lambda m, key=key: f"{key}: {m}")
+    with pytest.raises(InputError, match="this batch came without them"):
+        backward(stored, context(step=3))
 
 
 @pytest.mark.parametrize("scaler", [False, True], ids=["fp32", "scaler"])

@@ -11,21 +11,24 @@ import numpy as np
 import pytest
 import torch
 
-from medkd.data import detection_dataset, detection_streams
+from medkd.data import detection_dataset
+from medkd.data import image_arrays as image_arrays_module
 from medkd.data.detection_dataset import (
     ANNOTATIONS,
     HIDDEN,
     Boxes,
-    DetectionCase,
     DetectionDataset,
     read_detection_dataset,
     read_hidden_boxes,
     write_detection_dataset,
 )
-from medkd.data.detection_options import DetectionAugment, DetectionPreprocess
-from medkd.data.detection_preprocess import read_pixels
-from medkd.data.detection_streams import DetectionStream, detection_arrays
+from medkd.data.detection_options import DetectionAugment
+from medkd.data.detection_streams import DetectionStream
+from medkd.data.image_arrays import image_arrays
+from medkd.data.image_cases import ImageCase
 from medkd.data.image_files import png_bytes
+from medkd.data.image_options import ImagePreprocess
+from medkd.data.image_preprocess import read_pixels
 from medkd.errors import InputError
 
 ROLES = [("a", "train", True), ("b", "train", False), ("c", "val", True), ("d", "test", True)]
@@ -43,7 +46,7 @@ def write(root: Path) -> DetectionDataset:
     for name, split, labelled in ROLES:
         path = root / "images" / f"{name}.png"
         path.write_bytes(png_bytes(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)))
-        cases.append(DetectionCase(name, f"patient {name}", split, labelled, path, None, (20, 30)))
+        cases.append(ImageCase(name, f"patient {name}", split, labelled, path, None, (20, 30)))
     seen = {"a": boxes((1, 2, 11, 8, 0), (0, 0, 30, 20, 1)), "c": boxes(), "d": boxes((3.5, 2.25, 9, 8, 1))}
     dataset = DetectionDataset(root, ("red", "green", "blue"), ("cell", "nodule"), "patient", tuple(cases), seen)
     write_detection_dataset(dataset, {"licence": "none"}, {"b": boxes((4, 4, 6, 6, 1))})
@@ -100,9 +103,9 @@ class Alarm(Mapping[str, Boxes]):
 def test_an_unlabelled_stream_needs_no_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Item 19: a dataset whose boxes raise still gives batches; and only images of its own folder are opened."""
     opened: list[Path] = []
-    monkeypatch.setattr(detection_streams, "read_pixels", lambda path: (opened.append(path), read_pixels(path))[1])
+    monkeypatch.setattr(image_arrays_module, "read_pixels", lambda path, _: (opened.append(path), read_pixels(path))[1])
     dataset = replace(read_detection_dataset(write(tmp_path / "data").root), boxes=Alarm())
-    arrays = detection_arrays(dataset, dataset.select("train", labelled=False), DetectionPreprocess(size=(32, 32)))
+    arrays = image_arrays(dataset.root, dataset.select("train", labelled=False), ImagePreprocess(size=(32, 32)))
     stream = DetectionStream(arrays, "unlabelled", 2, DetectionAugment(), 0, torch.device("cpu"))
     batch = stream.batch(3)
     assert opened == [dataset.root / "images" / "b.png"]

@@ -11,11 +11,14 @@ import torch
 from medkd.data.augment2d import draw_geometry, views
 from medkd.data.augment_volumes import volume_views
 from medkd.data.box_geometry import clip_boxes, map_boxes, unmap_boxes
-from medkd.data.detection_dataset import Boxes, DetectionCase, DetectionDataset
-from medkd.data.detection_options import DetectionAugment, DetectionPreprocess
-from medkd.data.detection_preprocess import as_float, prepare_image
-from medkd.data.detection_streams import DetectionArrays, DetectionStream, detection_arrays
+from medkd.data.detection_dataset import Boxes, DetectionDataset
+from medkd.data.detection_options import DetectionAugment
+from medkd.data.detection_streams import DetectionStream
+from medkd.data.image_arrays import ImageArrays, image_arrays
+from medkd.data.image_cases import ImageCase
 from medkd.data.image_files import png_bytes
+from medkd.data.image_options import ImagePreprocess
+from medkd.data.image_preprocess import as_float, prepare_image
 from medkd.errors import InputError
 
 WILD = DetectionAugment(flip=(0.5, 0.5), turn=0.5, scale=(0.7, 1.4), shift=0.1)
@@ -31,7 +34,7 @@ def test_flip_of_an_expert_box() -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_round_trip(seed: int) -> None:
     """Card item 14: original -> resized -> view -> original is the identity within 1e-3, at mammography sizes."""
-    pixels, resize = prepare_image(np.zeros((5000, 3700), np.uint8), DetectionPreprocess(size=(600, 600)))
+    pixels, resize = prepare_image(np.zeros((5000, 3700), np.uint8), ImagePreprocess(size=(600, 600)))
     assert pixels.shape == (1, 600, 600)
     view = torch.from_numpy(draw_geometry(np.random.default_rng(seed), (600, 600), WILD))
     low = torch.rand(50, 2, generator=torch.Generator().manual_seed(seed)) * 3000
@@ -103,30 +106,30 @@ def test_boxes_that_leave_the_view() -> None:
 def test_intensities() -> None:
     """8 bits stay as they are to the last bit; 16 bits and windows span [0, 1]; percentiles leave the dark outside."""
     picture = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    same, matrix = prepare_image(picture, DetectionPreprocess(size=(16, 16)))
+    same, matrix = prepare_image(picture, ImagePreprocess(size=(16, 16)))
     np.testing.assert_array_equal(same[0], picture)
     assert torch.equal(matrix, torch.eye(3, dtype=torch.float64))
     film = np.zeros((16, 16), np.uint16)
     film[4:12, 4:12] = np.linspace(2000, 4000, 64).reshape(8, 8).astype(np.uint16)
-    scaled = as_float(prepare_image(film, DetectionPreprocess(size=(16, 16), intensity="percentile"))[0][0])
+    scaled = as_float(prepare_image(film, ImagePreprocess(size=(16, 16), intensity="percentile"))[0][0])
     assert scaled[0, 0] == 0
     assert scaled[4, 4] == pytest.approx(0, abs=1e-3)
     assert scaled[11, 11] == pytest.approx(1)
     ct = np.array([[-2000, -1000], [-300, 400]], np.int16)
-    window = as_float(prepare_image(ct, DetectionPreprocess(size=(2, 2), intensity="window"))[0][0])
+    window = as_float(prepare_image(ct, ImagePreprocess(size=(2, 2), intensity="window"))[0][0])
     np.testing.assert_allclose(window, [[0, 0], [0.5, 1]], atol=1e-4)
     with pytest.raises(InputError, match="8 or 16 bits"):
-        prepare_image(ct, DetectionPreprocess(size=(2, 2)))
+        prepare_image(ct, ImagePreprocess(size=(2, 2)))
 
 
 def test_sizes() -> None:
     """One factor and padding, or each axis by itself; x first in the matrix."""
     image = np.full((40, 100), 255, np.uint8)
-    padded, one = prepare_image(image, DetectionPreprocess(size=(50, 50)))
+    padded, one = prepare_image(image, ImagePreprocess(size=(50, 50)))
     assert one.diagonal().tolist() == [0.5, 0.5, 1]
     assert padded[0, :20].min() == 255
     assert padded[0, 20:].max() == 0
-    filled, each = prepare_image(image, DetectionPreprocess(size=(50, 50), keep_aspect=False))
+    filled, each = prepare_image(image, ImagePreprocess(size=(50, 50), keep_aspect=False))
     assert each.diagonal().tolist() == [0.5, 1.25, 1]
     assert filled.min() == 255
 
@@ -139,13 +142,13 @@ def dataset(tmp_path: Path) -> DetectionDataset:
     for number in range(6):
         path = tmp_path / "images" / f"c{number}.png"
         path.write_bytes(png_bytes(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)))
-        cases.append(DetectionCase(f"c{number}", f"p{number}", "train", True, path, None, (40, 60)))
+        cases.append(ImageCase(f"c{number}", f"p{number}", "train", True, path, None, (40, 60)))
         truth[f"c{number}"] = Boxes(np.array([[5, 5, 25, 30]], np.float32), np.array([number % 2]))
     return DetectionDataset(tmp_path, ("red", "green", "blue"), ("a", "b"), "patient", tuple(cases), truth)
 
 
-def arrays_of(dataset: DetectionDataset) -> DetectionArrays:
-    return detection_arrays(dataset, dataset.cases, DetectionPreprocess(size=(48, 48)))
+def arrays_of(dataset: DetectionDataset) -> ImageArrays:
+    return image_arrays(dataset.root, dataset.cases, ImagePreprocess(size=(48, 48)))
 
 
 def test_a_batch_depends_on_the_step_alone(dataset: DetectionDataset) -> None:

@@ -9,29 +9,31 @@ from PIL import Image
 
 from medkd.data.detection_dataset import (
     Boxes,
-    DetectionCase,
     DetectionDataset,
     read_detection_dataset,
     write_detection_dataset,
 )
+from medkd.data.image_cases import ImageCase
 
 CLASSES = ("round", "square")
 
 
-def write_cells(root: Path, train: int = 6, val: int = 2, test: int = 2) -> DetectionDataset:
+def write_cells(root: Path, train: int = 6, val: int = 2, test: int = 2, labelled: bool = True) -> DetectionDataset:
+    """labelled: whether the training cases are; the boxes of those that are not are hidden ones."""
     (root / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    cases, boxes = [], {}
+    cases, boxes, hidden = [], {}, {}
     for split, count in (("train", train), ("val", val), ("test", test)):
         for number in range(count):
             name = f"{split}{number}"
             pixels, found = picture(rng)
             path = root / "images" / f"{name}.png"
             Image.fromarray(pixels).save(path)
-            cases.append(DetectionCase(name, name, split, True, path, None, (80, 100)))
-            boxes[name] = found
+            known = labelled or split != "train"
+            cases.append(ImageCase(name, name, split, known, path, None, (80, 100)))
+            (boxes if known else hidden)[name] = found
     made = DetectionDataset(root, ("red", "green", "blue"), CLASSES, "image", tuple(cases), boxes)
-    write_detection_dataset(made, {"licence": "generated"})
+    write_detection_dataset(made, {"licence": "generated"}, hidden)
     return read_detection_dataset(root)
 
 

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from medkd.data.box_geometry import map_boxes
 from medkd.data.detection_dataset import DetectionDataset
-from medkd.data.detection_options import DetectionAugment, DetectionPreprocess
-from medkd.data.detection_streams import DetectionStream, detection_arrays
+from medkd.data.detection_options import DetectionAugment
+from medkd.data.detection_streams import DetectionStream
+from medkd.data.image_arrays import image_arrays
+from medkd.data.image_options import ImagePreprocess
 from medkd.data.targets import Detections
 from medkd.detection.detectors.options import FasterRCNNOptions, TinyOptions
 from medkd.detection.detectors.pyramid import load_backbone
@@ -25,7 +27,7 @@ from medkd.engine.method import StepContext
 from medkd.engine.runtime import ONE_PROCESS
 from medkd.errors import InputError
 
-PREPROCESS = DetectionPreprocess(size=(64, 64))
+PREPROCESS = ImagePreprocess(size=(64, 64))
 SMALL = FasterRCNNOptions(backbone=TinyOptions(features=(8, 12), pyramid=8), anchor_scale=4, head=16, proposals=50)
 
 
@@ -41,7 +43,7 @@ class Oracle(nn.Module):
 
     def __init__(self, dataset: DetectionDataset, wrong: float = 0.0):
         super().__init__()
-        arrays = detection_arrays(dataset, dataset.select("val"), PREPROCESS)
+        arrays = image_arrays(dataset.root, dataset.select("val"), PREPROCESS)
         self.known = [(arrays.image(i), self.seen(dataset, arrays, i, wrong)) for i in range(len(arrays.cases))]
 
     @staticmethod
@@ -77,7 +79,7 @@ def test_supervised_training_reads_the_weak_views_and_the_strong_ones_if_asked(
     dataset: DetectionDataset, strong: bool
 ) -> None:
     task = DetectionTask(dataset, dataset.select("val"), PREPROCESS, ONE_PROCESS)
-    arrays = detection_arrays(dataset, dataset.select("train"), PREPROCESS)
+    arrays = image_arrays(dataset.root, dataset.select("train"), PREPROCESS)
     stream = DetectionStream(arrays, "labelled", 2, DetectionAugment(), 0, torch.device("cpu"), dataset)
     torch.manual_seed(0)
     method = SupervisedDetection(SMALL.build(2, 3, 2), SupervisedDetectionOptions(strong=strong, average=0.5))

@@ -15,8 +15,9 @@ from torch import nn
 
 from medkd.data.targets import Detections, Target
 from medkd.detection.detectors.protocol import RoIs
-from medkd.detection.grounded_teacher import GroundedTeacher, read_matrix, write_matrix
+from medkd.detection.grounded_teacher import GroundedTeacher
 from medkd.detection.mean_teacher import MeanTeacherDetector
+from medkd.detection.relation_file import matrix_text, read_matrix
 from medkd.detection.relational import RelationalContext
 from medkd.detection.source_free_options import (
     AdaBNOptions,
@@ -183,6 +184,35 @@ def test_the_experts_boxes_follow_the_view(tmp_path: Path) -> None:
     assert sets["expert"].targets[0].boxes.tolist() == [[24, 6, 44, 22]]
 
 
+def test_an_expert_of_some_classes_teaches_the_others_as_the_teacher_does(tmp_path: Path) -> None:
+    """An expert that looks for class 1 alone: the teacher's boxes of class 0 are no background in its set, unless they
+    are the expert's object; those of class 1 are the expert's business."""
+    given = expert(tmp_path / "e.json", covers=("b",), regress=False)
+    method = started(GroundedTeacherOptions(**EAGER, expert=given)).method
+    assert isinstance(method, GroundedTeacher)
+    boxes = torch.tensor([[30.0, 30, 40, 40], [5, 6, 24, 22], [10, 30, 20, 40]])
+    mine = Detections(boxes, torch.tensor([0, 0, 1]), torch.tensor([0.9, 0.8, 0.9]))
+    teacher, theirs = method.live_sets([mine, mine], Site().batch(0))
+    assert theirs.targets[0].boxes.tolist() == [[4, 6, 24, 22], [30, 30, 40, 40]]
+    assert theirs.targets[0].labels.tolist() == [1, 0]
+    assert not theirs.targets[0].regress
+    assert theirs.targets[1] is None  # no opinion on the image
+    assert len(teacher.targets[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"covers": ("c",)}, "covers names c"), ({"covers": ()}, "no class"),
+        ({"covers": ("a",)}, "set expert.regress to false"),
+        ({"covers": ("a",), "fusion": "agreement"}, "would remove all their boxes"),
+    ],
+)  # fmt: skip
+def test_what_an_expert_of_some_classes_may_not(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GroundedTeacherOptions(**EAGER, expert=expert(tmp_path / "e.json", **values))
+
+
 @pytest.mark.parametrize("fusion", ["weighted", "agreement"])
 def test_a_fused_expert_needs_no_second_set(tmp_path: Path, fusion: str) -> None:
     method = started(GroundedTeacherOptions(**EAGER, expert=expert(tmp_path / "e.json", fusion=fusion))).method
@@ -226,16 +256,29 @@ def test_each_context_counts_its_own_labels_once_a_step() -> None:
 def test_the_shipped_matrix_is_the_sources(tmp_path: Path) -> None:
     shipped = RelationalContext(2)
     shipped.start_from(torch.tensor([[0.9, 0.1], [0.4, 0.6]]))
-    write_matrix(shipped, tmp_path / "m.json")
+    (tmp_path / "m.json").write_text(matrix_text(shipped.matrix()))
     method = started(GT.model_copy(update={"source_matrix": str(tmp_path / "m.json")})).method
     assert isinstance(method, GroundedTeacher)
     assert torch.allclose(method.matrix("teacher", context()), shipped.matrix())  # until the target has shown itself
     for text in ("[[1, 0]]", "[[0.5, 0.1], [0, 1]]", "no", "[[1, -1], [0, 1]]"):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(InputError, match="source_matrix"):
-            read_matrix(tmp_path / "bad.json", shipped)
+            read_matrix(tmp_path / "bad.json", (2, 2))
     with pytest.raises(InputError, match="cannot be read"):
-        read_matrix(tmp_path / "none.json", shipped)
+        read_matrix(tmp_path / "none.json", (2, 2))
+
+
+def test_the_log_holds_the_matrix() -> None:
+    run = started(GT, steps=3)
+    method = run.method
+    assert isinstance(method, GroundedTeacher)
+    for _ in range(2):
+        run.train_one()
+    met = method.matrix("teacher", context(2, 3))  # the next step's labels meet it
+    run.train_one()
+    (row,) = [row for row in run.tracker.rows if row["kind"] == "train"]
+    assert [[row[f"context_{i}_{j}"] for j in range(2)] for i in range(2)] == met.tolist()
+    assert met.any()
 
 
 def test_a_skipped_step_leaves_matrices_and_banks() -> None:

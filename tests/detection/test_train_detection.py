@@ -12,6 +12,7 @@ import torch
 from cell_images import write_cells
 from safetensors.torch import load_file
 
+from medkd.cli.app import run as medkd
 from medkd.config.load import load_recipe, parse_recipe
 from medkd.config.models import load_model
 from medkd.config.recipe import Recipe
@@ -70,7 +71,15 @@ def test_evaluation_in_the_coordinates_of_the_images(run: Path, data: Path, tmp_
     }  # fmt: skip
     assert done.summary["mean_over_classes"]["at"]["0.5"]["value"] > 0.5
     assert [row[0] for row in done.table[1]] == ["round", "square", "mean"]
-    assert json.loads((tmp_path / "summary.json").read_text())["images"] == 2
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["images"] == 2
+    assert summary["coordinates"] == "stored pixels"
+    found = summary["froc"]
+    assert found["rule"] == "iou>=0.2"
+    assert "found at 1 false alarm an image, iou>=0.2" in done.table[0]
+    both = [found["classes"][name]["lesions"] for name in ("round", "square")]
+    assert found["all_classes"]["lesions"] == sum(both) == 4
+    assert found["all_classes"]["at"]["1"]["value"] > 0.5
 
 
 def test_prediction_writes_coco_results_tables_and_pictures(run: Path, data: Path, tmp_path: Path) -> None:
@@ -93,6 +102,20 @@ def test_prediction_writes_coco_results_tables_and_pictures(run: Path, data: Pat
         assert len(list(csv.DictReader(file))) == len(results)
     assert {path.name for path in (out / "pictures").iterdir()} == {"test0.png", "test1.png"}
     assert predict(run, source, out).kept == [out / "detections.json"]
+
+
+def test_the_command_line_speaks_of_boxes(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["predict", str(run), "-i", str(data / "images" / "test0.png"), "-o", str(tmp_path / "out")]
+    assert medkd(arguments) == 0
+    found = len(json.loads((tmp_path / "out" / "detections.json").read_text()))
+    assert f"images: 1 looked at, 0 refused; boxes: {found} above 0.05" in capsys.readouterr().out
+    assert medkd(arguments) == 0
+    assert "is kept (it existed)" in capsys.readouterr().out
+    for verb, word in (("predict", "boxes"), ("evaluate", "Detection: AP50")):
+        assert medkd([verb, "--help"]) == 0
+        assert word in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(data: Path, tmp_path: Path) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from medkd.config.load import parse_recipe
+from medkd.distill.loss_options import LossUnion
 from medkd.distill.losses.dkd import DKDLoss
 from medkd.distill.losses.hinton import hinton_kd_loss
 from medkd.distill.losses.mgd import MGDLoss
-from medkd.distill.methods.distil import Distil, forward
+from medkd.distill.losses.pld import pld_loss
+from medkd.distill.losses.rkd import rkd_loss
+from medkd.distill.methods.distil import Distil
+from medkd.distill.methods.forward import tapped
 from medkd.distill.options import DistilOptions
 from medkd.engine.method import Batch, StepContext
 from medkd.engine.randomness import Draws, generator
@@ -22,7 +27,21 @@ from medkd.networks.options import BasicUNetOptions
 
 CLASSES = 3
 FEATURES = {"student": "upcat_1", "teacher": "upcat_1"}
-KINDS = ["kd", "dkd", "dist", "bpkd", "cwd", "fitnets", "attention_transfer", "mgd"]
+LOSSES: dict[str, dict[str, Any]] = {
+    "kd": {},
+    "dkd": {},
+    "dist": {},
+    "pld": {},
+    "bpkd": {},
+    "cwd": FEATURES,
+    "fitnets": FEATURES,
+    "attention_transfer": FEATURES,
+    "mgd": FEATURES,
+    "reviewkd": {"student": ["down_4", "down_1"], "teacher": ["down_4", "down_1"]},
+    "sp": {"student": "down_4", "teacher": "down_4"},
+    "rkd": {"student": "down_4", "teacher": "down_4"},
+}
+PROJECTED = {"cwd", "fitnets", "mgd", "reviewkd"}
 
 
 @dataclass(frozen=True)
@@ -43,9 +62,9 @@ def unet(width: int, dims: int = 2, classes: int = CLASSES, channels: int = 1) -
 
 
 def batch(dims: int = 2, channels: int = 1) -> dict[str, Batch]:
-    image = torch.randn(2, channels, *[32] * dims, generator=generator("image"))
-    label = torch.randint(CLASSES, (2, *[32] * dims), generator=generator("label"))
-    return {"labelled": Batch(image, label, ("a", "b"), Draws((0, 0, "labelled"), 2))}
+    image = torch.randn(3, channels, *[32] * dims, generator=generator("image"))
+    label = torch.randint(CLASSES, (3, *[32] * dims), generator=generator("label"))
+    return {"labelled": Batch(image, label, ("a", "b", "c"), Draws((0, 0, "labelled"), 3))}
 
 
 def distil(losses: list[dict[str, Any]], dims: int = 2, **values: Any) -> Distil:
@@ -53,22 +72,27 @@ def distil(losses: list[dict[str, Any]], dims: int = 2, **values: Any) -> Distil
     return Distil(unet(4, dims), unet(8, dims), options).train()
 
 
+def features(network: nn.Module, image: Tensor) -> Tensor:
+    with tapped(network, ["upcat_1"]) as found:
+        network(image)
+    return found["upcat_1"]
+
+
 def context(step: int = 0, total: int = 12) -> StepContext:
     return StepContext(step, total, step, 0, Task())
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LOSSES)
 def test_every_loss_teaches_a_student_of_another_width(kind: str, dims: int) -> None:
-    paths = FEATURES if kind in ("cwd", "fitnets", "attention_transfer", "mgd") else {}
-    method = distil([{"kind": kind, **paths}], dims, label_weight=0.0)
+    method = distil([{"kind": kind, **LOSSES[kind]}], dims, label_weight=0.0)
     output = method.step("student", batch(dims), context(11))
     output.loss.backward()
     assert output.loss > 0
     assert all(torch.isfinite(p.grad).all() for p in method.trainable("student") if p.grad is not None)
     assert method.student.get_submodule("conv_0.conv_0.conv").weight.grad.abs().sum() > 0
     projectors = [p for p in method.losses.parameters() if p.requires_grad]
-    assert bool(projectors) == (kind in ("cwd", "fitnets", "mgd"))
+    assert bool(projectors) == (kind in PROJECTED)
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in projectors)
     assert all(p.grad is None for p in method.teacher.parameters())
 
@@ -100,7 +124,7 @@ def test_features_are_those_of_the_named_modules() -> None:
     x = batch()["labelled"]
     with torch.no_grad():
         loss = method.step("student", {"labelled": x}, context()).loss
-        s, t = (forward(n, ["upcat_1"], x.image)[1]["upcat_1"] for n in (method.student, method.teacher))
+        s, t = (features(n, x.image) for n in (method.student, method.teacher.network))
         assert (s.shape[1], t.shape[1]) == (4, 8)
         mgd = method.losses[0]
         assert isinstance(mgd, MGDLoss)
@@ -144,6 +168,104 @@ def test_a_path_that_is_not_there_names_the_nearest(side: str) -> None:
 def test_a_network_without_convolutions_is_refused() -> None:
     with pytest.raises(InputError, match="Linear has no convolution"):
         Distil(nn.Linear(3, 3), unet(8), DistilOptions())
+
+
+def test_the_list_of_losses_is_complete() -> None:
+    """Those of images with one class and of detectors have tests of their own."""
+    union, _ = get_args(LossUnion)
+    kinds = {options.model_fields["kind"].default: options for options in get_args(union)}
+    assert {kind for kind, options in kinds.items() if "segmentation" in options.tasks} == set(LOSSES)
+    assert all(options.why for options in kinds.values() if len(options.tasks) < 3)
+
+
+def test_tensors_that_a_loss_cannot_compare() -> None:
+    message = (
+        r"cwd compares the student's upcat_1 \(4 x 32 x 32\) with the teacher's down_1 \(8 x 16 x 16\), position by "
+        "position; name modules whose maps have one size"
+    )
+    with pytest.raises(InputError, match=message):
+        distil([{"kind": "cwd", "student": "upcat_1", "teacher": "down_1"}])
+
+
+def test_a_loss_of_another_task_is_refused() -> None:
+    phase = {"name": "student", "steps": 1, "method": {"kind": "distil"}}
+    for kind, why in (("crd", "an image must have one class"), ("bernoulli_kd", "use kd")):
+        phase["method"] = {"kind": "distil", "losses": [{"kind": kind, **FEATURES}]}
+        with pytest.raises(InputError, match=rf"losses has {kind}, which does not serve segmentation: .*{why}"):
+            parse_recipe({"teacher": "somewhere", "phases": [phase]})
+
+
+def test_maps_are_needed_by_losses_over_space() -> None:
+    def network(width: int) -> nn.Sequential:
+        layers = [nn.Conv2d(1, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES)]
+        return nn.Sequential(*layers)
+
+    for loss in ({"kind": "mgd"}, {"kind": "attention_transfer"}, {"kind": "cwd"}, {"kind": "reviewkd"}):
+        with pytest.raises(InputError, match=r"needs maps over space; name modules before the pooling"):
+            Distil(network(4), network(8), DistilOptions(losses=[loss | {"student": "3", "teacher": "3"}]))
+    Distil(network(4), network(8), DistilOptions(losses=[{"kind": "fitnets", "student": "3", "teacher": "3"}]))
+
+
+def test_outputs_that_would_be_misread_are_refused() -> None:
+    """A normalisation before an in-place activation, and a module that the forward leaves out."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.Sequential(nn.Conv2d(1, CLASSES, 1), nn.BatchNorm2d(CLASSES))
+            self.act, self.unused = nn.ReLU(inplace=True), nn.Conv2d(1, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.norm(x))
+
+    for path, message in (("norm", "output of norm of Network is changed in place"), ("unused", "takes no part in")):
+        with pytest.raises(InputError, match=message):
+            Distil(Network(), unet(8), DistilOptions(losses=[{"kind": "sp", "student": path, "teacher": "down_1"}]))
+
+
+def test_an_image_that_a_network_cannot_take_is_said() -> None:
+    fixed = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(2 * 28 * 28, CLASSES))
+    with pytest.raises(InputError, match=r"the student, Sequential, cannot take an image of 64 x 64 .*; set dry_size"):
+        Distil(fixed, unet(8), DistilOptions())
+
+
+def test_labels_count_once() -> None:
+    """PLD contains the cross-entropy: whether the task's loss is added to it must be said."""
+    with pytest.raises(ValidationError, match="pld contains the cross-entropy on the labels; say label_weight"):
+        DistilOptions(losses=[{"kind": "pld"}])
+    method = distil([{"kind": "pld"}], label_weight=0.0)
+    x = batch()["labelled"]
+    with torch.no_grad():
+        loss = method.step("student", {"labelled": x}, context()).loss
+        expected = pld_loss(method.student(x.image), method.teacher(x.image), x.labels)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_relations_are_between_pooled_features() -> None:
+    method = distil([{"kind": "rkd", **LOSSES["rkd"]}], label_weight=0.0)
+    x = batch()["labelled"]
+    with torch.no_grad():
+        loss = method.step("student", {"labelled": x}, context()).loss
+        means = []
+        for network in (method.student, method.teacher.network):
+            with tapped(network, ["down_4"]) as found:
+                network(x.image)
+            means.append(found["down_4"].mean((2, 3)))
+    torch.testing.assert_close(loss, rkd_loss(*means))
+
+
+def test_stages_come_in_pairs() -> None:
+    with pytest.raises(ValidationError, match="2 paths of the student and 1 of the teacher"):
+        DistilOptions(losses=[{"kind": "reviewkd", "student": ["down_4", "down_1"], "teacher": "down_4"}])
+    two = {"student": ["upcat_1", "down_1"], "teacher": ["upcat_1", "down_1"]}
+    both = distil([{"kind": "attention_transfer", **two}], label_weight=0.0)
+    with torch.no_grad():
+        parts = [
+            distil([{"kind": "attention_transfer", "student": p, "teacher": p}], label_weight=0.0)
+            .step("student", batch(), context()).loss
+            for p in two["student"]
+        ]  # fmt: skip
+        torch.testing.assert_close(both.step("student", batch(), context()).loss, sum(parts))
 
 
 def test_a_list_without_a_loss_is_refused() -> None:

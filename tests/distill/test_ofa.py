@@ -38,7 +38,7 @@ def network(which: object) -> nn.Sequential:
 
 
 def method(**values: object) -> OneForAll:
-    given = {"classes": K, "taps": ("0", "1"), "dense": False, "width": 16} | values
+    given = {"classes": K, "taps": ("0", "1"), "width": 16} | values
     with seeded("method"):
         return OneForAll(network(0), network("teacher"), OfaOptions(**given))
 
@@ -87,7 +87,8 @@ def test_the_loss_is_task_final_and_exits() -> None:
 def test_the_dry_forward_leaves_no_trace() -> None:
     plain = network(0).train()
     before = {k: v.clone() for k, v in plain.state_dict().items()}
-    shapes = dry_shapes(plain, ("0", "1"), IMAGES)
+    shapes, logits = dry_shapes(plain, ("0", "1"), IMAGES)
+    assert tuple(logits) == (4, K)
     assert {k: tuple(v) for k, v in shapes.items()} == {"0": (4, 4, 8, 8), "1": (4, 8, 4, 4)}
     assert all(torch.equal(v, before[k]) for k, v in plain.state_dict().items())
     assert all(module.training for module in plain.modules())

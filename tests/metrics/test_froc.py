@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medkd.errors import InputError
-from medkd.metrics.froc import HitRule, best_threshold, froc, image_auc, lesion_f1
+from medkd.metrics.froc import HitRule, best_threshold, centre_errors, froc, image_auc, lesion_f1
 from medkd.metrics.matching import ImageBoxes, image_boxes
 
 LESION = [0, 0, 10, 10]
@@ -46,6 +46,16 @@ def test_boxes_elsewhere_find_nothing() -> None:
     for kind in ("iou", "pred_center_in_gt", "gt_center_in_pred"):
         found = froc(moved, ["lesion"], HitRule(kind), "image", resamples=5)  # type: ignore[arg-type]
         assert found.most[0] == 0
+
+
+def test_centre_errors_are_those_of_hits() -> None:
+    assert centre_errors(example(), HitRule()).tolist() == [0.0, 0.0]
+    moved = [replace(one, boxes=one.boxes + np.array([3.0, 0, 3, 0])) for one in example()]
+    assert centre_errors(moved, HitRule("iou", 0.3)).tolist() == [3.0, 3.0]
+    assert len(centre_errors(moved, HitRule("iou", 0.9))) == 0
+    # the nearer of two lesions in one box is the one that is hit
+    two = image_boxes("A", "A", [LESION, [0, 0, 10, 4]], [0, 0], [[0, 0, 10, 8]], [0], [0.5])
+    assert centre_errors([two], HitRule("iou", 0.1)).tolist() == [1.0]
 
 
 def test_silent_images_without_lesions_scale_false_alarms_only() -> None:

@@ -11,6 +11,11 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+PRINTED = {
+    "quickstart": "bcp: validation Dice",
+    "source_free_detection": "grounded teacher: AP50 at the target",
+}
+"""What a notebook says when it went through, by its name."""
 
 
 def test_there_is_one() -> None:
@@ -34,4 +39,4 @@ def test_a_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=400, kernel_name="python3").execute(cwd=str(tmp_path))
     printed = "".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", []))
-    assert "bcp: validation Dice" in printed
+    assert PRINTED[path.stem] in printed

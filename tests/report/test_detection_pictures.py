@@ -10,7 +10,7 @@ from PIL import Image
 
 from medkd.errors import InputError
 from medkd.report.colours import class_colour
-from medkd.report.detections import Boxed, detection_sheet, pseudo_label_curves, relation_heat_maps
+from medkd.report.detections import Boxed, detection_sheet, pseudo_label_curves, relation_heat_maps, relation_matrices
 
 
 def pixels(picture: bytes) -> np.ndarray:
@@ -61,3 +61,11 @@ def test_matrices_and_curves_are_pictures() -> None:
     rows = [{"step": s, "precision/a": s / 10, "recall/a": 1 - s / 10} for s in range(10)]
     changed = [{**row, "recall/a": 0.0} for row in rows]
     assert pseudo_label_curves(rows, ["a"]) != pseudo_label_curves(changed, ["a"])
+
+
+def test_matrices_come_from_the_rows_that_hold_them() -> None:
+    whole = {"kind": "train", "global_step": 20, "context_0_0": 0.75, "context_0_1": 0.25, "context_1_0": 0.0,
+             "context_1_1": 1.0}  # fmt: skip
+    found = relation_matrices([{"kind": "validation", "global_step": 10}, whole], 2)
+    assert {step: m.tolist() for step, m in found.items()} == {20: [[0.75, 0.25], [0.0, 1.0]]}
+    assert relation_matrices([{"kind": "train", "global_step": 20}], 2) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import re
 import shutil
@@ -75,6 +76,19 @@ def test_two_opencv_wheels_are_a_conflict(monkeypatch: pytest.MonkeyPatch) -> No
     with_versions(monkeypatch, opencv_python="4.11", opencv_python_headless="4.12")
     assert by_name("opencv").found.startswith("opencv-python 4.11, opencv-python-headless 4.12")
     assert "pip uninstall -y opencv-python " in by_name("opencv").advice
+
+
+def test_detectron2_is_not_needed_and_a_copy_of_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = namedtuple("Spec", "origin")("/somewhere/detectron2/__init__.py")
+    for version, there, found, ok in (
+        (None, None, "not installed (not needed)", True),
+        ("0.6", spec, "0.6 at /somewhere/detectron2/__init__.py", True),
+        (None, spec, "another package's copy at /somewhere/detectron2/__init__.py", False),
+    ):
+        with_versions(monkeypatch, detectron2=version)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, spec=there: spec)
+        assert by_name("detectron2").found == found
+        assert by_name("detectron2").ok == ok
 
 
 def test_little_room(monkeypatch: pytest.MonkeyPatch) -> None:

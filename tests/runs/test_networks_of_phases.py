@@ -117,8 +117,9 @@ def test_a_teacher_with_another_input_or_other_classes_is_refused(data: Path, tm
     file.write_text(text.replace("- lv", "- left ventricle"))
     with pytest.raises(InputError, match=r"has the classes background, .*left ventricle; the dataset background, "):
         build(made)
-    file.write_text(text.replace("kind: percentile", "kind: minmax"))
-    with pytest.raises(InputError, match=r"trained with preprocess\.intensity kind='minmax'"):
+    file.write_text(text.replace("dims: 2", "dims: 3").replace("- 32\n", "- 32\n  - 32\n", 1))
+    assert "dims: 3" in file.read_text()
+    with pytest.raises(InputError, match=r"not a model description|trained with preprocess\.dims 3, the recipe has 2"):
         build(made)
 
 

@@ -12,11 +12,19 @@ import pytest
 from PIL import Image
 
 from medkd.cli.app import run
-from medkd.data.detection_dataset import HIDDEN, read_detection_dataset, read_hidden_boxes
+from medkd.data.detection_dataset import (
+    HIDDEN,
+    Boxes,
+    DetectionDataset,
+    read_detection_dataset,
+    read_hidden_boxes,
+)
+from medkd.data.image_cases import ImageCase
 from medkd.data.image_files import read_image, strip_jpeg
 from medkd.errors import InputError
 from medkd.imaging.nifti import write_nifti
 from medkd.runs.prepare_detection import prepare_detection
+from medkd.runs.prepare_detection_report import box_table, boxed, through
 
 
 def source(folder: Path, number: int = 10, patients: int = 10) -> Path:
@@ -50,12 +58,53 @@ def test_splits_by_patient_and_hides_boxes(tmp_path: Path) -> None:
     assert read_image(data.cases[0].image).dtype == np.uint16
 
 
+def test_the_page_counts_and_draws_what_may_be_read(tmp_path: Path) -> None:
+    folder = source(tmp_path / "in", 12, 12)
+    data = prepare_detection(folder, tmp_path / "out", boxes=folder / "boxes.csv", labelled=3, split=(0.5, 0.25, 0.25))
+    headers, rows = box_table(data)
+    counts = dict(zip(headers, rows[0]))
+    assert counts["class"] == "mass"
+    assert counts["boxes, train"] == sum(len(data.truth(c)) for c in data.select("train", labelled=True)) <= 3
+    assert counts["boxes, val"] == sum(len(data.truth(c)) for c in data.select("val"))
+    assert sum(len(b) for b in data.boxes.values()) == sum(counts[f"boxes, {s}"] for s in ("train", "val", "test"))
+    page = (data.root / "report.html").read_text()
+    assert page.count("data:image/png") == 1
+    assert "unlabelled training images whose boxes are kept apart" in page
+    secret = data.select("train", labelled=False)[0]
+    assert boxed(data, secret).truth is None  # hidden boxes are not drawn
+    known = data.select("val")[0]
+    assert boxed(data, known).truth.tolist() == data.truth(known).boxes.tolist()
+
+
+def test_a_thumbnail_keeps_boxes_in_their_place_and_a_volume_shows_the_slice_of_a_box(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    wide = np.zeros((300, 900), np.uint8)
+    wide[60:90, 600:720] = 200
+    Image.fromarray(wide).save(tmp_path / "images" / "wide.png")
+    case = ImageCase("wide", "wide", "val", True, tmp_path / "images" / "wide.png", None, (300, 900))
+    boxes = Boxes(np.array([[600, 60, 720, 90]], np.float32), np.array([0]))
+    made = boxed(DetectionDataset(tmp_path, ("image",), ("mass",), "image", (case,), {"wide": boxes}), case)
+    assert made.image.shape[:2] == (100, 300)
+    x0, y0, x1, y1 = made.truth[0].astype(int)
+    assert (made.image[y0:y1, x0:x1] == 200).all()
+    assert made.image.sum() == made.image[y0:y1, x0:x1].sum()
+    volume = np.zeros((10, 12, 8))
+    volume[2:5, 6:9, 3:6] = 1.0
+    known = Boxes(np.array([[2, 6, 3, 5, 9, 6], [0, 0, 0, 2, 2, 1]], np.float32), np.array([1, 0]))
+    plane, flat, labels = through(volume, known)
+    assert plane.shape == (12, 10)
+    assert flat.tolist() == [[2, 6, 5, 9]]
+    assert labels.tolist() == [1]
+    assert plane[6:9, 2:5].all()
+    assert plane.sum() == 9
+
+
 def test_private_names_tell_nobody_anything(tmp_path: Path) -> None:
     folder = source(tmp_path / "in")
     prepare_detection(folder, tmp_path / "out", boxes=folder / "boxes.csv", patient_pattern="([^_]+)")
     for path in (tmp_path / "out").rglob("*"):
         assert "Miller" not in path.name
-        if path.suffix in (".csv", ".json", ".yaml"):
+        if path.suffix in (".csv", ".json", ".yaml", ".html"):
             assert "Miller" not in path.read_text()
             assert str(tmp_path) not in path.read_text()
     assert "Miller" in (tmp_path / "out.private.csv").read_text()

@@ -38,6 +38,8 @@ class DenseDetector(nn.Module, ABC):
     """`Detector`; a subclass says what the outputs are, which anchors match, and how boxes are encoded."""
 
     classes: int
+    channels: int
+    dims: int
     nms: float
     most: int
 
@@ -94,7 +96,10 @@ class DenseDetector(nn.Module, ABC):
             parts = [(empty + nothing, empty.argmax(1), empty, empty.sum(1) + nothing)]
         logits, gt, soft, loss = (torch.cat(list(column)) for column in zip(*parts))
         count = max(1, len(gt))
-        return RoIs(logits, gt, soft, loss), negatives / count, box / count
+        return RoIs(logits, gt, soft, loss, anchors=dense.logits), negatives / count, box / count
+
+    def class_logits(self, images: Tensor, regions: Sequence[Tensor] | None = None) -> Tensor:
+        return self.outputs(images).logits
 
     @torch.no_grad()
     def predict(self, images: Tensor, score_threshold: float = 0.05) -> list[Detections]:

@@ -19,6 +19,7 @@ from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medkd.detection.detectors.conventions import along_axes
 from medkd.detection.detectors.dense import Dense, DenseDetector
 from medkd.detection.detectors.options import MonaiRetinaNetOptions
 
@@ -58,9 +59,11 @@ class PlainPyramid(nn.Module):
 class MonaiRetinaNet(DenseDetector):
     """`Detector` around MONAI's RetinaNet with cubic anchors, one size a level."""
 
-    def __init__(self, network: RetinaNet, anchors: nn.Module, dims: int, options: MonaiRetinaNetOptions):
+    def __init__(
+        self, network: RetinaNet, anchors: nn.Module, dims: int, channels: int, options: MonaiRetinaNetOptions
+    ):
         super().__init__()
-        self.network, self.anchor_generator, self.dims = network, anchors, dims
+        self.network, self.anchor_generator, self.dims, self.channels = network, anchors, dims, channels
         self.classes, self.nms, self.most = network.num_classes, options.nms, options.detections
         self.coder = BoxCoder((1.0,) * (2 * dims))
         self.matcher = ATSSMatcher(CANDIDATES, box_iou, center_in_gt=False)  # type: ignore[arg-type]
@@ -74,21 +77,17 @@ class MonaiRetinaNet(DenseDetector):
 
     def match(self, boxes: Tensor, dense: Dense) -> Tensor:
         """ATSS; a box that it leaves without any anchor (ties among the candidates do that) gets its best one."""
-        overlap, row = self.matcher(self.by_axis(boxes), dense.anchors, dense.counts, 1)
+        overlap, row = self.matcher(along_axes(boxes), dense.anchors, dense.counts, 1)
         number = torch.arange(len(boxes), device=row.device)
         alone = ~(row[None] == number[:, None]).any(1)
         row[overlap.argmax(1)[alone]] = number[alone]
         return row
 
     def box_losses(self, codes: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
-        return F.l1_loss(codes, self.coder.encode_single(self.by_axis(boxes), anchors), reduction="none").sum(1)
+        return F.l1_loss(codes, self.coder.encode_single(along_axes(boxes), anchors), reduction="none").sum(1)
 
     def found(self, logits: Tensor, codes: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        return logits.sigmoid(), self.by_axis(self.coder.decode_single(codes, anchors))
-
-    def by_axis(self, boxes: Tensor) -> Tensor:
-        """Between medkd's order and that of the tensor's axes; its own inverse."""
-        return boxes[:, [1, 0, 3, 2]] if self.dims == 2 else boxes
+        return logits.sigmoid(), along_axes(self.coder.decode_single(codes, anchors))
 
     def feature_map(self, images: Tensor) -> Tensor:
         pyramid = self.network.feature_extractor
@@ -103,7 +102,7 @@ def monai_retinanet(options: MonaiRetinaNetOptions, dims: int, channels: int, cl
     side = 4.0 * options.anchor_scale
     scales = [2.0**level for level in range(len(options.features) - 1)]
     anchors = AnchorGeneratorWithAnchorShape(scales, ((side,) * dims,))
-    return MonaiRetinaNet(network, anchors, dims, options)
+    return MonaiRetinaNet(network, anchors, dims, channels, options)
 
 
 def _rows(maps: list[Tensor], width: int) -> Tensor:

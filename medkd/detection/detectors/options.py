@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from medkd.engine.options import Options
+from medkd.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -158,6 +161,46 @@ class MonaiRetinaNetOptions(DenseOptions):
         return monai_retinanet(self, dims, channels, classes)
 
 
+class Detectron2Options(DetectorOptions):
+    """detectron2 Faster R-CNN. detectron2 is no dependency: the user installs it from source (docs/detection.md).
+
+    settings: what differs from detectron2's Faster R-CNN with a feature pyramid on ResNet-50, with the keys of its
+    configs. config: a config file; what it says of the network is read into `settings` at once, which may change it, so
+    that neither a run nor a model needs the file.
+    """
+
+    kind: Literal["detectron2"] = "detectron2"
+    config: str | None = Field(None, description="a YAML config of detectron2, such as a training's config.yaml")
+    settings: dict[str, Any] = Field({}, description="such as {MODEL: {RESNETS: {DEPTH: 101}}}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("config") is None:
+            return values
+        from medkd.detection.detectors.detectron2_config import merged, read_network
+
+        changes = values.get("settings", {})
+        if not isinstance(changes, dict):
+            return values
+        return {**values, "config": None, "settings": merged(read_network(Path(str(values["config"]))), changes)}
+
+    def build(self, dims: int, channels: int, classes: int) -> nn.Module:
+        if find_spec("detectron2") is None:
+            raise InputError(f"detector.kind is 'detectron2', which is not installed. {INSTALL_DETECTRON2}")
+        try:
+            from medkd.detection.detectors.detectron2_rcnn import detectron2_rcnn
+        except ImportError as error:
+            raise InputError(f"detectron2 cannot be imported: {error}. {INSTALL_DETECTRON2}") from None
+        return detectron2_rcnn(self, dims, channels, classes)
+
+
+INSTALL_DETECTRON2 = (
+    "Install it from source, beside the torch it will run with: pip install 'setuptools<81' wheel, then "
+    "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git' (docs/detection.md)"
+)
+
 DetectorUnion = Annotated[
-    FasterRCNNOptions | RetinaNetOptions | FCOSOptions | MonaiRetinaNetOptions, Field(discriminator="kind")
+    FasterRCNNOptions | RetinaNetOptions | FCOSOptions | MonaiRetinaNetOptions | Detectron2Options,
+    Field(discriminator="kind"),
 ]

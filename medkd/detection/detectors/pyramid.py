@@ -39,7 +39,7 @@ class Pyramid(nn.Module):
         super().__init__()
         self.body, self.frozen = body, options.norm == "frozen"
         self.fpn = FeaturePyramidNetwork(widths, options.pyramid, LastLevelMaxPool())
-        self.out_channels, self.levels = options.pyramid, len(widths) + 1
+        self.channels, self.out_channels, self.levels = channels, options.pyramid, len(widths) + 1
         for name, given in (("mean", options.mean), ("std", options.std)):
             values = torch.tensor(given if len(given) in (1, channels) else [sum(given) / len(given)])
             self.register_buffer(name, values.view(-1, 1, 1), persistent=False)

@@ -27,6 +27,8 @@ GROUPS = partial(nn.GroupNorm, 8)
 class TorchvisionDense(DenseDetector):
     """What RetinaNet and FCOS share: a Pyramid, two heads under torchvision's names, anchors."""
 
+    dims = 2
+
     def __init__(
         self,
         backbone: Pyramid,
@@ -36,7 +38,7 @@ class TorchvisionDense(DenseDetector):
         classes: int,
     ):
         super().__init__()
-        self.classes = classes
+        self.classes, self.channels = classes, backbone.channels
         self.backbone, self.anchor_generator = backbone, anchors
         self.head = nn.ModuleDict({"classification_head": heads[0], "regression_head": heads[1]})
         self.nms, self.most = options.nms, options.detections

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from medkd.distill.losses.projectors import applied, normalised_convolution, to_common_size
+from medkd.distill.losses.projectors import applied, to_common_size
 from medkd.distill.losses.shared import mean_squared_difference
 from medkd.engine.tensors import at_least_float32
 from medkd.errors import InputError
+from medkd.networks.reused_head import bottleneck
+
+
+def simkd_loss(projected: Tensor, teacher: Tensor) -> Tensor:
+    """Mean of (P(f_s) - f_t)^2, the larger map average-pooled to the smaller.
+
+    Shape: projected (B, C, *S), teacher (B, C, *S'); a scalar. Raises ValueError for other batches or channels.
+
+    >>> import torch
+    >>> simkd_loss(torch.ones(1, 2, 4), torch.full((1, 2, 1), 3.0)).item()
+    4.0
+    """
+    return mean_squared_difference(*to_common_size(projected, teacher))
+
+
+class MatchedFeatures(nn.Module):
+    """`simkd_loss` of a student that has the projector inside (`networks/reused_head.py`)."""
+
+    def forward(self, projected: Tensor, teacher: Tensor) -> Tensor:
+        return simkd_loss(projected, teacher)
 
 
 class SimKDLoss(nn.Module):
@@ -30,18 +50,11 @@ class SimKDLoss(nn.Module):
 
     def __init__(self, student_channels: int, teacher_channels: int, spatial_dims: int = 2, reduction: int = 2):
         super().__init__()
-        if reduction < 1 or teacher_channels % reduction:
-            raise InputError(f"reduction is {reduction}; it must divide the teacher's {teacher_channels} channels")
-        middle = teacher_channels // reduction
-        self.projector = nn.Sequential(
-            normalised_convolution(spatial_dims, student_channels, middle),
-            normalised_convolution(spatial_dims, middle, middle, 3),
-            normalised_convolution(spatial_dims, middle, teacher_channels),
-        )
+        self.projector = bottleneck(spatial_dims, student_channels, teacher_channels, reduction)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         student, teacher = to_common_size(student, teacher)
-        return mean_squared_difference(applied(self.projector, student), teacher)
+        return simkd_loss(applied(self.projector, student), teacher)
 
     def logits(self, student: Tensor, head: nn.Module) -> Tensor:
         """(B, K): head( mean over positions of P(f_s) ). Raises InputError unless the head is linear and frozen."""

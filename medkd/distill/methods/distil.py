@@ -7,57 +7,92 @@ candidate that is evaluated and shipped is the student alone.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from medkd.distill.losses.attention_transfer import AttentionTransferLoss
-from medkd.distill.methods.forward import dry, dry_image, main_logits, tapped
-from medkd.distill.options import DistilOptions, FeatureLossOptions, LossOptions
+from medkd.distill.loss_options import LOGITS, LossOptions
+from medkd.distill.methods.banks import Banks
+from medkd.distill.methods.compared import Found, compared, known, pooled
+from medkd.distill.methods.forward import dry, dry_image, inside, main_logits, tapped, teacher_logits, tried
+from medkd.distill.options import LossListOptions
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
-from medkd.engine.teachers import FrozenTeacher
+from medkd.engine.phases import Stream
+from medkd.engine.teachers import StoredTeacher, constant, for_teacher
 from medkd.errors import InputError
-
-LOGITS = ""
-"""The path of a network's output."""
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """What a loss is built for: the channels of the two tensors it compares, their spatial axes, and the classes."""
+class Seen:
+    """What the student made of a batch: its loss on the labels, its tensors by path, and the label of each logit."""
 
-    student: int
-    teacher: int
-    dims: int
-    classes: int
+    loss: Tensor
+    found: Found
+    labels: Tensor
 
 
 class Distil(Method):
     reads: Mapping[str, tuple[str, ...]] = {"student": ("labelled",)}
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, options: DistilOptions):
+    def __init__(self, student: nn.Module, teacher: nn.Module, options: LossListOptions):
         super().__init__()
-        self.student, self.teacher, self.options = student, FrozenTeacher(teacher), options
-        pairs = [paths_of(loss) for loss in options.losses]
-        self.paths = tuple(sorted({path for pair in pairs for path in (pair[side],)}) for side in (0, 1))
+        self.student, self.teacher, self.options = student, constant(teacher), options
+        mine, theirs = (sorted({p for loss in options.losses for p in loss.paths()[side]}) for side in (0, 1))
+        self.paths = [p for p in mine if p != LOGITS], [p for p in theirs if p != LOGITS]
+        for loss in options.losses:
+            loss.prepare(student, inside(self.teacher))
         known("student", student, self.paths[0])
-        known("teacher", teacher, self.paths[1])
-        image = dry_image(student, (), side=options.dry_size)
-        with dry(student):
-            mine, theirs = (forward(n, p, image)[1] for n, p in zip((student, self.teacher), self.paths))
-        classes = mine[LOGITS].shape[1]
-        if theirs[LOGITS].shape[1] != classes:
-            raise InputError(
-                f"the teacher tells {theirs[LOGITS].shape[1]} classes apart, the student {classes}; distil from a "
-                "teacher of the same classes in the same order"
-            )
+        if isinstance(self.teacher, StoredTeacher):
+            logits_alone(options)
+        known("teacher", inside(self.teacher), self.paths[1])
+        found = self.dry_pass()
+        self.classes = found[0][LOGITS].shape[1]
+        self.pairs = [compared(loss, *found, self.classes) for loss in options.losses]
         self.losses = nn.ModuleList(
-            loss.build(Shapes(mine[s].shape[1], theirs[t].shape[1], mine[s].ndim - 2, classes))
-            for loss, (s, t) in zip(options.losses, pairs)
+            nn.Identity() if loss.reads == "bank" else loss.build(pair)
+            for loss, pair in zip(options.losses, self.pairs)
         )
+        self.banks = Banks()
+
+    def dry_pass(self) -> tuple[Found, Found]:
+        """The tensors of both sides for an empty image."""
+        mine = self.tried("student", self.student, self.paths[0])
+        if isinstance(self.teacher, StoredTeacher):
+            theirs: Found = {LOGITS: mine[LOGITS].new_zeros(1, self.teacher.classes, *mine[LOGITS].shape[2:])}
+        else:
+            theirs = self.tried("teacher", self.teacher, self.paths[1])
+        if theirs[LOGITS].shape[1] != mine[LOGITS].shape[1]:
+            raise InputError(
+                f"the teacher tells {theirs[LOGITS].shape[1]} classes apart, the student {mine[LOGITS].shape[1]}; "
+                "distil from a teacher of the same classes in the same order"
+            )
+        return mine, theirs
+
+    def tried(self, side: str, network: nn.Module, paths: list[str]) -> Found:
+        """A first forward of one side. Raises InputError for an image that it cannot take."""
+        image = dry_image(inside(network), (), side=self.options.dry_size)
+        try:
+            with dry(network), tried(inside(network), paths) as found:
+                logits = main_logits(network(image), image)
+        except InputError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            size = " x ".join(map(str, image.shape[2:]))
+            raise InputError(
+                f"the {side}, {type(inside(network)).__name__}, cannot take an image of {size} "
+                f"({str(error).splitlines()[0]}); set dry_size to a side that it takes"
+            ) from None
+        return {**found, LOGITS: logits}
+
+    def prepare(self, streams: Mapping[str, Stream]) -> None:
+        """Make the memory banks: a row for each labelled training image."""
+        for number, (options, pair) in enumerate(zip(self.options.losses, self.pairs)):
+            if options.reads == "bank":
+                labels = self.banks.of(cast(Any, streams["labelled"]).case_classes())
+                self.losses[number] = options.build(pair, labels)
 
     def trainable(self, turn: str) -> list[nn.Parameter]:
         return [p for part in (self.student, self.losses) for p in part.parameters() if p.requires_grad]
@@ -65,71 +100,69 @@ class Distil(Method):
     def step(self, turn: str, batch: Mapping[str, Batch], ctx: StepContext) -> StepOutput:
         x = batch["labelled"]
         # 1. Both see the same image.
-        output, mine = forward(self.student, self.paths[0], x.image)
-        _, theirs = forward(self.teacher, self.paths[1], x.image)
+        seen = self.student_sees(x, ctx)
+        theirs = self.teacher_sees(x, seen)
 
         # 2. The task's loss on the labels, and every loss against the teacher at its weight of now.
-        labelled = ctx.task.supervised_loss(output, x.labels)
-        total, logs = torch.zeros_like(labelled), {"loss_labelled": labelled.detach()}
-        for options, loss in zip(self.options.losses, self.losses):
-            s, t = paths_of(options)
-            value = loss(mine[s], theirs[t], *self.beside(options, loss, x, mine[s]))
+        total, logs = torch.zeros_like(seen.loss), {"loss_labelled": seen.loss.detach()}
+        for number, options in enumerate(self.options.losses):
+            value = self.compare(number, seen, theirs, x, ctx)
             name = f"loss_{options.kind}"
             logs[name] = logs.get(name, 0) + value.detach()
             total = total + options.weight * ramped(options.ramp, ctx) * value
         logs["loss_distillation"] = total.detach()
-        return StepOutput(self.options.label_weight * labelled + total, logs)
+        return StepOutput(self.options.label_weight * seen.loss + total, logs)
 
-    def beside(self, options: LossOptions, loss: nn.Module, x: Batch, features: Tensor) -> tuple[Tensor, ...]:
+    def student_sees(self, x: Batch, ctx: StepContext) -> Seen:
+        with tapped(self.student, self.paths[0]) as found:
+            output: Tensor = self.student(x.image)
+        found[LOGITS] = main_logits(output, x.image)
+        return Seen(ctx.task.supervised_loss(output, x.labels), found, x.labels)
+
+    def teacher_sees(self, x: Batch, seen: Seen) -> Found:
+        if isinstance(self.teacher, StoredTeacher):
+            return {LOGITS: teacher_logits(self.teacher, x)}
+        with tapped(inside(self.teacher), self.paths[1]) as found:
+            output: Tensor = self.teacher(for_teacher(x))
+        found[LOGITS] = main_logits(output, x.image)
+        return found
+
+    def compare(self, number: int, seen: Seen, theirs: Found, x: Batch, ctx: StepContext) -> Tensor:
+        """The value of one loss, unweighted."""
+        options, loss = self.options.losses[number], self.losses[number]
+        s, t = ([found[p] for p in paths] for found, paths in zip((seen.found, theirs), options.paths()))
+        if options.takes == "vectors":
+            s, t = [pooled(f) for f in s], [pooled(f) for f in t]
+        if options.listed:
+            value: Tensor = loss(s, t)
+        elif options.reads == "bank":
+            value = self.banks.loss(number, loss, s[0], t[0], x, ctx)
+        else:
+            value = loss(s[0], t[0], *self.beside(number, options, loss, s[0], seen, x))
+        return value
+
+    def beside(
+        self, number: int, options: LossOptions, loss: nn.Module, features: Tensor, seen: Seen, x: Batch
+    ) -> tuple[Tensor, ...]:
         """What a loss reads beside the two tensors."""
         match options.reads:
             case "labels":
-                return (x.labels,)
+                return (seen.labels,)
             case "uniform":
-                number = self.options.losses.index(options)
                 shape = loss.mask_shape(features)  # type: ignore[operator]
                 return (x.draws.uniform(f"mask {number}", *shape),)
         return ()
 
-
-class OneLayer(nn.Module):
-    """Attention Transfer between one pair of layers."""
-
-    def __init__(self, power: float):
-        super().__init__()
-        self.loss = AttentionTransferLoss(power)
-
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        value: Tensor = self.loss([student], [teacher])
-        return value
+    def after_step(self, ctx: StepContext) -> None:
+        self.banks.update(self.losses, ctx)
 
 
-def paths_of(options: LossOptions) -> tuple[str, str]:
-    """The paths of the student's and of the teacher's tensor that a loss compares."""
-    if isinstance(options, FeatureLossOptions):
-        return options.student or LOGITS, options.teacher or LOGITS
-    return LOGITS, LOGITS
-
-
-def forward(network: nn.Module, paths: Sequence[str], image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The raw output of a network, and by path the tensors its modules gave, with its full-resolution logits."""
-    inside = network.network if isinstance(network, FrozenTeacher) else network
-    assert isinstance(inside, nn.Module)
-    with tapped(inside, [path for path in paths if path != LOGITS]) as found:
-        output: Tensor = network(image)
-    return output, {**found, LOGITS: main_logits(output, image)}
-
-
-def known(side: str, network: nn.Module, paths: Sequence[str]) -> None:
-    """Raise InputError for a path that the network does not have."""
-    modules = [path for path, _ in network.named_modules()]
-    for path in paths:
-        if path not in modules:
-            near = difflib.get_close_matches(path, modules, n=3, cutoff=0.3)
-            raise InputError(
-                f"the {side}, {type(network).__name__}, has no module {path!r}; it has "
-                f"{', '.join(near or [m for m in modules if m and '.' not in m])}"
-            )
+def logits_alone(options: LossListOptions) -> None:
+    """Raise InputError for losses that read a teacher's features."""
+    if features := [loss.kind for loss in options.losses if any(path != LOGITS for path in loss.paths()[1])]:
+        raise InputError(
+            f"a stored teacher has logits alone, and losses has {', '.join(features)}: give teacher: MODEL"
+        )
 
 
 def ramped(share: float, ctx: StepContext) -> float:

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from medkd.distill.class_map import Reclassified
+from medkd.engine.method import Batch
 from medkd.engine.taps import replaced
+from medkd.engine.teachers import TEACHER_LOGITS, FrozenTeacher, for_teacher
 from medkd.engine.tensors import at_least_float32
 from medkd.errors import InputError
+
+
+def teacher_logits(teacher: nn.Module, x: Batch) -> Tensor:
+    """The teacher's logits (B, K, *S) of a batch: those that came with it, or of a forward on the teacher's image."""
+    stored = x.view.get(TEACHER_LOGITS)
+    return logits_of(teacher, for_teacher(x)) if stored is None else at_least_float32(stored)
+
+
+def inside(network: nn.Module) -> nn.Module:
+    """The network that dotted paths are of, without what a teacher is wrapped in."""
+    while isinstance(network, (FrozenTeacher, Reclassified)):
+        network = cast(nn.Module, network.network)
+    return network
 
 
 def logits_of(network: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
@@ -39,6 +56,31 @@ def tapped(network: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tenso
 
     with replaced(network, paths, keep):
         yield found
+
+
+@contextmanager
+def tried(network: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """`tapped` for a first forward, which finds out what cannot be tapped.
+
+    Raises InputError for a module that the forward left out, and for one whose output was changed in place afterwards,
+    as an activation behind a normalisation may do: what is compared would not be what the module gave.
+    """
+    versions: dict[str, int] = {}
+
+    def note(path: str, output: Tensor) -> Tensor:
+        versions[path] = output._version if isinstance(output, Tensor) else 0
+        return output
+
+    with replaced(network, paths, note), tapped(network, paths) as found:
+        yield found
+    for path in paths:
+        if path not in found:
+            raise InputError(f"{path} of {type(network).__name__} takes no part in its forward; name another module")
+        if found[path]._version != versions[path]:
+            raise InputError(
+                f"the output of {path} of {type(network).__name__} is changed in place after it; name the block "
+                "around it"
+            )
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from medkd.distill.losses.ofa import OFALoss
-from medkd.distill.methods.forward import dry_image, logits_of, main_logits, tapped
+from medkd.distill.methods.forward import dry_image, main_logits, tapped, teacher_logits
 from medkd.distill.methods.ofa_exits import OfaExits, dry_shapes
 from medkd.distill.ofa_options import OfaOptions
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
-from medkd.engine.teachers import FrozenTeacher
+from medkd.engine.teachers import constant
 from medkd.errors import InputError
 from medkd.networks.build import encoder_levels
 
@@ -25,12 +25,12 @@ class OneForAll(Method):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, options: OfaOptions):
         super().__init__()
-        self.student, self.teacher, self.options = student, FrozenTeacher(teacher), options
+        self.student, self.teacher, self.options = student, constant(teacher), options
         taps = options.taps or tuple(encoder_levels(student))
         if not taps:
             raise InputError(f"the encoder levels of {type(student).__name__} are not known; name modules in ofa.taps")
-        shapes = dry_shapes(student, taps, dry_image(student, options.input_size, side=32))
-        self.exits = OfaExits(shapes, options.classes, options.width, options.dense)
+        shapes, logits = dry_shapes(student, taps, dry_image(student, options.input_size, side=32))
+        self.exits = OfaExits(shapes, options.classes, options.width, dense=len(logits) > 2)
         self.loss = OFALoss(options.gamma, options.temperature, options.form, options.kd_weight, options.exit_weight)
 
     def trainable(self, turn: str) -> list[nn.Parameter]:
@@ -39,7 +39,7 @@ class OneForAll(Method):
     def step(self, turn: str, batch: Mapping[str, Batch], ctx: StepContext) -> StepOutput:
         x = batch["labelled"]
         # 1. The teacher's logits; none of its features.
-        teacher = logits_of(self.teacher, x.image)
+        teacher = teacher_logits(self.teacher, x)
         # 2. The student's final logits, and those of its exits.
         with tapped(self.student, self.exits.paths) as features:
             output = self.student(x.image)

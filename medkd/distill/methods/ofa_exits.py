@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medkd.distill.losses.projectors import BATCH_NORM, CONVOLUTION, convolution
-from medkd.distill.methods.forward import dry, tapped
+from medkd.distill.methods.forward import dry, main_logits, tried
 from medkd.errors import InputError
 
 GRID = 7  # tokens a side at most, after merging
@@ -25,11 +25,11 @@ HEADS = 4
 INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
-def dry_shapes(network: nn.Module, paths: Sequence[str], image: Tensor) -> dict[str, torch.Size]:
-    """The shape of each tapped tensor for an image (B, C, *S), from one forward that leaves no trace."""
-    with dry(network), tapped(network, paths) as found:
-        network(image)
-    return {path: found[path].shape for path in paths}
+def dry_shapes(network: nn.Module, paths: Sequence[str], image: Tensor) -> tuple[dict[str, torch.Size], torch.Size]:
+    """The shapes of each tapped tensor and of the logits for an image (B, C, *S), from one forward without a trace."""
+    with dry(network), tried(network, paths) as found:
+        logits = main_logits(network(image), image)
+    return {path: found[path].shape for path in paths}, logits.shape
 
 
 class OfaExits(nn.Module):

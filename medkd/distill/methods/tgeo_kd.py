@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medkd.distill.losses.shared import softened_kl
-from medkd.distill.methods.forward import logits_of
+from medkd.distill.methods.forward import logits_of, teacher_logits
 from medkd.distill.tgeo_kd_options import TgeoKdOptions
 from medkd.engine.bilevel import Network, outer_loss
 from medkd.engine.method import Batch, Method, StepContext, StepOutput
-from medkd.engine.teachers import FrozenTeacher
+from medkd.engine.teachers import constant
 from medkd.errors import InputError
 
 
@@ -31,7 +31,7 @@ class TrilateralGeometry(Method):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, options: TgeoKdOptions):
         super().__init__()
-        self.student, self.teacher, self.options = student, FrozenTeacher(teacher), options
+        self.student, self.teacher, self.options = student, constant(teacher), options
         classes = options.classes
         self.controller = controller(9 * classes, options.hidden)
         self.sums: Tensor
@@ -46,7 +46,7 @@ class TrilateralGeometry(Method):
 
     def step(self, turn: str, batch: Mapping[str, Batch], ctx: StepContext) -> StepOutput:
         labelled = batch["labelled"]
-        teacher = logits_of(self.teacher, labelled.image)
+        teacher = teacher_logits(self.teacher, labelled)
         self.check(teacher)
         if turn == "controller":
             held_out = batch["held_out"]

@@ -21,4 +21,8 @@ def task_runs(task: str) -> TaskRuns:
             from medkd.runs.tasks import detection
 
             return detection
+        case "classification":
+            from medkd.runs.tasks import classification
+
+            return classification
     raise InputError(f"there is nothing that trains or evaluates the task {task!r}")

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from medkd.data.dataset import write_whole
-from medkd.data.detection_dataset import DetectionCase, DetectionDataset, read_detection_dataset
-from medkd.data.detection_preprocess import read_pixels
+from medkd.data.detection_dataset import DetectionDataset, read_detection_dataset
+from medkd.data.image_cases import ImageCase
+from medkd.data.image_preprocess import read_pixels
 from medkd.detection.detect import detect_file
 from medkd.detection.model import DetectionModel
 from medkd.detection.task import THRESHOLD
@@ -26,6 +27,7 @@ from medkd.inference.model_folder import Model
 from medkd.metrics.bootstrap import Interval
 from medkd.metrics.boxes import IOUS as COCO_IOUS
 from medkd.metrics.boxes import BoxScores, box_scores
+from medkd.metrics.froc import HitRule, centre_errors, froc, image_auc
 from medkd.metrics.matching import ImageBoxes, image_boxes
 from medkd.runs.tasks.detection_prediction import write_detections
 from medkd.runs.tasks.protocol import Evaluation, Progress, Table
@@ -34,14 +36,17 @@ if TYPE_CHECKING:
     from medkd.report.detections import Boxed
 
 PICTURED = 6
+RULES = {2: HitRule("iou", 0.2), 3: HitRule("iou", 0.1)}
+"""When FROC counts a lesion as found, by dimensions; its name stands beside every number."""
+ALARMS = 1.0  # false alarms an image at which the table gives the sensitivity
 SHOWN = 0.5  # score above which a detection is drawn
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One image: what was found and what is true."""
+    """One image: what was found and what is true, in pixels of the stored image; in 3-D in mm where they are known."""
 
-    case: DetectionCase
+    case: ImageCase
     boxes: ImageBoxes
 
 
@@ -55,7 +60,8 @@ def evaluate(
     pictures: bool,
     progress: Progress | None,
 ) -> Evaluation:
-    """Average precision of every class with intervals over patients, or over images where patients are not known."""
+    """Average precision and FROC of every class with intervals over patients, or over images where patients are not
+    known."""
     description = model.description
     assert isinstance(description, DetectionModel)
     dataset = read_detection_dataset(data)
@@ -65,10 +71,11 @@ def evaluate(
         found, _ = detect_file(
             network, case.image, len(description.channels), description.preprocess, device, THRESHOLD
         )
-        truth = dataset.truth(case)
+        truth, mm = dataset.truth(case), scale(case)
         unit = case.patient if dataset.unit == "patient" else case.id
         scored.append(Scored(case, image_boxes(
-            case.id, unit, truth.boxes, truth.labels, found.boxes, found.labels, found.scores, case.dims,
+            case.id, unit, truth.boxes * mm, truth.labels, found.boxes.numpy() * mm, found.labels, found.scores,
+            case.dims,
         )))  # fmt: skip
         rows.append((case.image.relative_to(dataset.root).as_posix(), found))
         if progress:
@@ -78,7 +85,12 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     write_detections(folder, rows, dataset.classes)
     write_whole(folder / "cases.csv", _table(scored, dataset))
-    summary = {"split": split, "weights": weights or "shipped", **_summary(scores)}
+    known = {case.spacing is not None and case.dims == 3 for case in cases} == {True}
+    summary = {
+        "split": split, "weights": weights or "shipped", "coordinates": "mm" if known else "stored pixels",
+        **_summary(scores),
+        "froc": froc_summary([one.boxes for one in scored], dataset, RULES[description.preprocess.dims]),
+    }  # fmt: skip
     write_whole(folder / "summary.json", json.dumps(summary, indent=1))
     table = summary_table(summary)
     if pictures:
@@ -86,16 +98,46 @@ def evaluate(
     return Evaluation(folder, scored, summary, table)
 
 
+def scale(case: ImageCase) -> np.ndarray:
+    """(2 * D,): mm a voxel for each corner of a box of a volume; 1 in 2-D, and where nobody knows them."""
+    known = case.spacing if case.dims == 3 else None
+    return np.array(2 * (known or (1.0,) * case.dims), np.float32)
+
+
+def froc_summary(images: list[ImageBoxes], dataset: DetectionDataset, rule: HitRule) -> dict[str, Any]:
+    """Sensitivity of each class, and of all together, at each level of false alarms an image."""
+
+    def one(label: int | None) -> dict[str, Any]:
+        part = images if label is None else [image.only(label) for image in images]
+        curve, apart = froc(part, dataset.classes, rule, dataset.unit), centre_errors(part, rule)
+        return {
+            "lesions": curve.lesions,
+            "at": {f"{level:g}": _plain(value) for level, value in curve.at.items()},
+            "most": dict(zip(("sensitivity", "false_alarms"), map(_number, curve.most))),
+            "image_auc": _number(image_auc(part)),
+            "centre_error_median": _number(float(np.median(apart)) if len(apart) else np.nan),
+        }
+
+    classes = {name: one(label) for label, name in enumerate(dataset.classes)}
+    return {"rule": rule.name, "classes": classes, "all_classes": one(None)}
+
+
 def summary_table(summary: dict[str, Any]) -> Table:
     """Headers and rows for the console and the page; brackets hold the 95 % interval."""
     ious = list(summary["mean_over_classes"]["at"])
     shown = ious[:1] if len(ious) > 3 else ious
-    headers = ["class", "true boxes", *(f"AP{round(100 * float(iou))}" for iou in shown), "AP"]
+    found = summary["froc"]
+    level = f"{ALARMS:g}"
+    headers = [
+        "class", "true boxes", *(f"AP{round(100 * float(iou))}" for iou in shown), "AP",
+        f"found at {level} false alarm an image, {found['rule']}",
+    ]  # fmt: skip
     groups = {**summary["classes"], "mean": summary["mean_over_classes"]}
     rows = [
-        [name, str(g.get("boxes", "")), *(_cell(g["at"][iou]) for iou in shown), _cell(g["ap"])]
+        [name, str(g.get("boxes", "")), *(_cell(g["at"][iou]) for iou in shown), _cell(g["ap"]),
+         _cell(found["classes"].get(name, found["all_classes"])["at"][level])]
         for name, g in groups.items()
-    ]
+    ]  # fmt: skip
     return headers, rows
 
 
@@ -106,13 +148,18 @@ def _cell(value: dict[str, Any]) -> str:
     return f"{value['value']:.3f}{interval}"
 
 
-def _summary(scores: BoxScores) -> dict[str, Any]:
-    def plain(one: Interval) -> dict[str, float | None]:
-        numbers = {"value": one.value, "low": one.low, "high": one.high}
-        return {name: None if v is None or np.isnan(v) else float(v) for name, v in numbers.items()}
+def _plain(one: Interval) -> dict[str, float | None]:
+    return {name: _number(v) for name, v in (("value", one.value), ("low", one.low), ("high", one.high))}
 
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def _summary(scores: BoxScores) -> dict[str, Any]:
     def group(one: Any) -> dict[str, Any]:
-        return {"ap": plain(one.ap), "at": {str(iou): plain(v) for iou, v in one.at.items()}}
+        return {"ap": _plain(one.ap), "at": {str(iou): _plain(v) for iou, v in one.at.items()}}
 
     return {
         "images": scores.images, "unit": scores.unit, "units": scores.units, "resamples": scores.resamples,
@@ -140,8 +187,10 @@ def _report(
     from medkd.report.page import Page
 
     page = Page("Evaluation", f"{summary['images']} {summary['split']} images, {summary['units']} {summary['unit']}s")
-    page.table(*table, f"95 % intervals over {summary['unit']}s. A class without a true box has no AP.")
-    page.facts({"weights": summary["weights"], "detections count from score": THRESHOLD})
+    page.table(*table, f"95 % intervals over {summary['unit']}s. A class without a true box has no AP; the "
+               "last row of the last column counts all classes together.")  # fmt: skip
+    page.facts({"weights": summary["weights"], "detections count from score": THRESHOLD,
+                "hit rule of FROC": summary["froc"]["rule"]})  # fmt: skip
     flat = [one for one in scored if one.case.dims == 2]
     if flat:
         picked = [flat[i] for i in np.linspace(0, len(flat) - 1, min(PICTURED, len(flat))).round().astype(int)]

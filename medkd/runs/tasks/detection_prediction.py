@@ -11,12 +11,13 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from medkd.data.dataset import write_whole
-from medkd.data.image_files import SUFFIXES as PICTURES
+from medkd.data.image_files import find_images
 from medkd.data.targets import Detections
 from medkd.detection.detect import detect_file
 from medkd.detection.model import DetectionModel
@@ -28,14 +29,27 @@ SHOWN = 0.5  # score above which a detection is drawn
 THRESHOLD = 0.05
 
 
+@dataclass
+class Detected(Predicted):
+    """images: how many were looked at; boxes: how many were found in them."""
+
+    images: int = 0
+    boxes: int = 0
+
+    def in_words(self) -> str:
+        if self.kept:
+            return f"{self.kept[0]} is kept (it existed): --overwrite detects anew"
+        return f"images: {self.images} looked at, {len(self.refused)} refused; boxes: {self.boxes} above {THRESHOLD}"
+
+
 def predict(
     model: Model, source: Path, out: Path, device: torch.device, overwrite: bool, progress: Progress | None
-) -> Predicted:
+) -> Detected:
     """Write the detections of every image of `source`. An image that cannot be read costs one line, not the others."""
     description = model.description
     assert isinstance(description, DetectionModel)
     files = find_images(source, description.preprocess.dims)
-    done, rows = Predicted(), []
+    done, rows = Detected(), []
     if (out / "detections.json").exists() and not overwrite:
         done.kept.append(out / "detections.json")
         return done
@@ -47,6 +61,7 @@ def predict(
                 network, file, len(description.channels), description.preprocess, device, THRESHOLD
             )
             rows.append((file.name, found))
+            done.images, done.boxes = done.images + 1, done.boxes + len(found)
             if description.preprocess.dims == 2:
                 from medkd.report.detections import Boxed, detection_sheet
 
@@ -62,22 +77,6 @@ def predict(
             progress(number + 1, len(files))
     done.written += write_detections(out, rows, description.classes)
     return done
-
-
-def find_images(source: Path, dims: int) -> list[Path]:
-    """The image files of a folder, or the one file. Raises InputError if there is none, or two of one name."""
-    suffixes = PICTURES if dims == 2 else (".nii.gz", ".nii")
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise InputError(f"no file or folder at {source}")
-    files = sorted(p for p in source.iterdir() if p.name.lower().endswith(tuple(suffixes)) and p.is_file())
-    if not files:
-        raise InputError(f"no image ({', '.join(suffixes)}) in {source}")
-    stems = [file.stem for file in files]
-    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
-        raise InputError(f"{twice} exist in two formats in {source}; keep one of each")
-    return files
 
 
 def write_detections(folder: Path, rows: Sequence[tuple[str, Detections]], classes: Sequence[str]) -> list[Path]:

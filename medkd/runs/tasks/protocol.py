@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from medkd.config.recipe import Recipe
 from medkd.data.dataset import DatasetFolder
@@ -17,9 +19,15 @@ from medkd.engine.runtime import Runtime
 from medkd.engine.task import Task
 from medkd.inference.model_folder import Model, ModelDescription
 
+UNSCORED = "none (no validation case: the last weights are kept)"
 Progress = Callable[[int, int], None]
 Table = tuple[list[str], list[list[str]]]
 """Headers and rows."""
+
+
+def in_words(score: float) -> str:
+    """A validation score for people."""
+    return f"{score:.4f}" if math.isfinite(score) else UNSCORED
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,25 @@ class Setup(ABC):
     def card(self, description: ModelDescription) -> str:
         """model_card.md, in Markdown."""
 
+    def extra_files(self, extras: Mapping[str, Tensor]) -> dict[str, bytes]:
+        """Files that lie in the model folder besides the usual ones, of the `extras` of the last phase's method."""
+        return {}
+
+    def notes(self) -> list[str]:
+        """What the reader of the run must know before it starts, one sentence each."""
+        return []
+
     def scored(self, score: float) -> dict[str, Any]:
-        """The validation score that chose the weights, as a model's `trained` records it."""
-        return {"validation_score": score, "score": self.task.primary}
+        """The validation score that chose the weights, as a model's `trained` records it; None where there was none."""
+        return {"validation_score": score if math.isfinite(score) else None, "score": self.task.primary}
 
     def held_out(self) -> frozenset[str]:
         """The labelled training cases that the `labelled` stream does not read."""
         return frozenset()
+
+    def pictures(self, rows: list[dict[str, Any]]) -> dict[str, tuple[bytes, str]]:
+        """File name -> PNG and caption, of the rows of the log: what the report shows besides the curves."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -72,14 +92,13 @@ class Predicted:
     kept: list[Path] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
+    def in_words(self) -> str:
+        """One line for the console."""
+        return f"files: {len(self.written)} written, {len(self.kept)} kept (they existed), {len(self.refused)} refused"
+
 
 class TaskRuns(Protocol):
     """The module `medkd.runs.tasks.TASK`."""
-
-    @property
-    def SCORE(self) -> str:
-        """What the validation score is called in words."""
-        ...
 
     def build(self, recipe: Recipe, runtime: Runtime) -> Setup:
         """Read the data, make the streams, the task and the phases. Raises InputError."""

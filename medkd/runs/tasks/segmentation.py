@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from medkd.config.models import load_model
 from medkd.config.recipe import Recipe
 from medkd.config.segmentation import SegmentationRecipe
 from medkd.data.arrays import TrainingArrays, training_arrays
 from medkd.data.dataset import Dataset, read_dataset
 from medkd.data.preprocess import thickest_axis
 from medkd.engine.runtime import Runtime, open_runtime
-from medkd.errors import InputError, raise_all
 from medkd.imaging.geometry import to_canonical
 from medkd.imaging.nifti import read_header
 from medkd.inference.model_folder import ModelDescription, SegmentationModel
@@ -28,9 +26,7 @@ from medkd.runs.tasks.segmentation_evaluation import evaluate
 from medkd.runs.tasks.segmentation_prediction import predict
 from medkd.segmentation.task import SegmentationTask
 
-__all__ = ["SCORE", "SegmentationSetup", "build", "evaluate", "plane_of", "predict"]
-
-SCORE = "Dice"
+__all__ = ["SegmentationSetup", "build", "evaluate", "plane_of", "predict"]
 
 
 @dataclass(frozen=True)
@@ -73,36 +69,12 @@ def build(recipe: Recipe, runtime: Runtime | None = None) -> SegmentationSetup:
     dataset = read_dataset(Path(str(recipe.data)))
     check_dataset(recipe, dataset)
     check_slices(recipe, runtime.world)
-    if recipe.teacher:
-        _check_teacher(recipe, dataset, load_model(Path(recipe.teacher)).description)
     with runtime.one_before_the_others():
         arrays = training_arrays(dataset, recipe.preprocess)
+        streams = make_streams(recipe, dataset, arrays, runtime)
     task = SegmentationTask(recipe.loss.build(), dataset.classes, dataset.select("val"), recipe.preprocess, runtime)
-    phases = phases_of(recipe, dataset, make_streams(recipe, dataset, arrays, runtime))
+    phases = phases_of(recipe, dataset, streams)
     return SegmentationSetup(recipe, dataset, runtime, task, network_maker(recipe, dataset), phases, arrays)
-
-
-def _check_teacher(recipe: SegmentationRecipe, dataset: Dataset, teacher: ModelDescription) -> None:
-    """Raise InputError unless the teacher tells the dataset's classes apart on images as the recipe makes them."""
-    if not isinstance(teacher, SegmentationModel):
-        raise InputError(f"teacher {recipe.teacher} is a model of {teacher.task}; the recipe's task is {recipe.task}")
-    problems = []
-    for name, theirs, ours in (
-        ("classes", teacher.classes, dataset.classes),
-        ("channels", teacher.channels, dataset.channels),
-    ):
-        if theirs != ours:
-            problems.append(
-                f"teacher {recipe.teacher} has the {name} {', '.join(theirs)}; the dataset {', '.join(ours)}"
-            )
-    for name in ("dims", "intensity", "size", "spacing"):
-        theirs, ours = getattr(teacher.preprocess, name), getattr(recipe.preprocess, name)
-        if theirs != ours:
-            problems.append(
-                f"teacher {recipe.teacher} was trained with preprocess.{name} {theirs}, the recipe has {ours}; student "
-                "and teacher see one image, so give the recipe the teacher's"
-            )
-    raise_all(problems)
 
 
 def plane_of(setup: SegmentationSetup) -> Plane:

@@ -26,7 +26,7 @@ from medkd.distill.losses.pld import PLDLoss
 from medkd.distill.losses.reviewkd import ReviewKDLoss
 from medkd.distill.losses.rkd import RKDLoss
 from medkd.distill.losses.similarity_preserving import SimilarityPreservingLoss
-from medkd.distill.losses.simkd import SimKDLoss
+from medkd.distill.losses.simkd import MatchedFeatures, SimKDLoss
 from medkd.engine.randomness import generator
 
 FEW = settings(max_examples=8)
@@ -114,6 +114,7 @@ CASES = [
     Case("mgd_channel", lambda d: MGDLoss(3, 3, d, 0.3, "channel"), masked, (2, 3), False, True),
     Case("reviewkd", lambda d: ReviewKDLoss([3, 3], [3, 3], d), stages, (2, 3), False, True),
     Case("simkd", lambda d: SimKDLoss(3, 3, d, reduction=1), plain, (2, 3), False, True),
+    Case("simkd_matched", lambda _: MatchedFeatures(), plain, (2, 3)),
     Case("crd", lambda _: CRDLoss(3, 3, torch.arange(10) % 3, dim=8, temperature=0.5), banked, (0,), False, True),
 ]
 

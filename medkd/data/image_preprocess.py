@@ -1,4 +1,4 @@
-"""From a stored image to what a detector sees, and where its coordinates went: for training and prediction alike."""
+"""From a stored image to what the network sees, and where its coordinates went: for training and prediction alike."""
 
 from __future__ import annotations
 
@@ -9,19 +9,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medkd.data.detection_options import DetectionPreprocess
 from medkd.data.image_files import SUFFIXES as PICTURES
 from medkd.data.image_files import read_image
+from medkd.data.image_options import ImagePreprocess
 from medkd.errors import InputError
+from medkd.imaging.geometry import to_canonical
 from medkd.imaging.nifti import read_nifti
 
 
-def read_pixels(path: Path) -> np.ndarray:
-    """(H, W), (H, W, 3) or (X, Y, Z), as stored: a PNG or JPEG, or a NIfTI volume. Raises InputError."""
-    return read_image(path) if path.name.lower().endswith(PICTURES) else read_nifti(path).array
+def read_pixels(path: Path, canonical: bool = False) -> np.ndarray:
+    """(H, W), (H, W, 3) or (X, Y, Z), as stored: a PNG or JPEG, or a NIfTI volume. Raises InputError.
+
+    canonical: a volume with its axes turned, without interpolation, to point most nearly right, anterior and superior.
+    """
+    if path.name.lower().endswith(PICTURES):
+        return read_image(path)
+    scan = read_nifti(path)
+    return to_canonical(scan.array, scan.affine)[0] if canonical else scan.array
 
 
-def prepare_image(array: np.ndarray, options: DetectionPreprocess) -> tuple[np.ndarray, Tensor]:
+def prepare_image(array: np.ndarray, options: ImagePreprocess) -> tuple[np.ndarray, Tensor]:
     """Scale intensities and size. Returns (C, *size), uint8 (8-bit pictures over their full range) or uint16, both the
     whole of [0, 1] (`as_float`), and the matrix (D + 1, D + 1) float64 from original to network coordinates.
 
@@ -56,7 +63,7 @@ def as_float(pixels: np.ndarray) -> np.ndarray:
     return (pixels / np.float32(np.iinfo(pixels.dtype).max)).astype(np.float32)
 
 
-def _scaled(array: np.ndarray, options: DetectionPreprocess) -> np.ndarray:
+def _scaled(array: np.ndarray, options: ImagePreprocess) -> np.ndarray:
     """float32 in [0, 1]."""
     if options.intensity == "full":
         if array.dtype not in (np.uint8, np.uint16):

@@ -23,7 +23,7 @@ FORMAT = "medkd signals 1"
 SHOWN = 5  # ids that an error names
 
 
-class StoredSignals:
+class SignalTable:
     """values (N, ...): one entry for each of the N ids, which differ."""
 
     def __init__(self, values: Tensor, ids: Sequence[str], space: str):
@@ -32,7 +32,7 @@ class StoredSignals:
         self.rows = {name: row for row, name in enumerate(ids)}
         if len(self.rows) < len(ids):
             twice = [name for name, times in Counter(ids).items() if times > 1]
-            raise InputError(f"ids of stored signals must differ{named(twice)}")
+            raise InputError(f"ids of signals must differ{named(twice)}")
         self.values, self.space = values.detach().cpu(), space
 
     def of(self, ids: Sequence[str], space: str) -> Tensor:
@@ -42,7 +42,7 @@ class StoredSignals:
                              "that is meant, its input prepared alike")  # fmt: skip
         missing = [name for name in ids if name not in self.rows]
         if missing:
-            raise InputError(f"no stored signal for {len(missing)} of {len(ids)} samples{named(missing)}")
+            raise InputError(f"no signal for {len(missing)} of {len(ids)} samples{named(missing)}")
         return self.values[torch.tensor([self.rows[name] for name in ids], dtype=torch.int64)]
 
     def save(self, path: Path) -> None:
@@ -53,16 +53,16 @@ class StoredSignals:
         partial.replace(path)
 
 
-def read_signals(path: Path) -> StoredSignals:
-    """What `StoredSignals.save` wrote. Raises InputError for another file; nothing in it is ever executed."""
+def read_table(path: Path) -> SignalTable:
+    """What `SignalTable.save` wrote. Raises InputError for another file; nothing in it is ever executed."""
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             if about.get("format") != FORMAT:
-                raise InputError(f"{path} holds no stored signals of this version ({FORMAT})")
-            return StoredSignals(file.get_tensor("values"), json.loads(about["ids"]), about["space"])
+                raise InputError(f"{path} holds no signals of this version ({FORMAT})")
+            return SignalTable(file.get_tensor("values"), json.loads(about["ids"]), about["space"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as stored signals: {error}") from None
+        raise InputError(f"{path} cannot be read as signals: {error}") from None
 
 
 def pair_id(query: str, case: str) -> str:
