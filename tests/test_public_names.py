@@ -37,8 +37,8 @@ def test_methods_and_claims() -> None:
         "detection_mean_teacher", "grounded_teacher", "irg", "pets", "lpld",
     }  # fmt: skip
     assert set(CLAIMS) == {
-        "bcp", "pld", "ofa", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy",
-        "sfod-blood-cells",
+        "bcp", "pld", "ofa", "bpkd", "tgeo", "margin-mse", "self-distillation", "leaf", "grounded-teacher-toy",
+        "sfod-blood-cells", "distilled-segmentation",
         "grounded-teacher-mammogram", "grounded-teacher-nodules",
     }  # fmt: skip
 

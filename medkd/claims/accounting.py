@@ -21,6 +21,9 @@ from medkd.config.recipe import PhaseOptions, Recipe
 from medkd.data.dataset import Dataset, write_whole
 from medkd.errors import InputError
 
+PLACEHOLDER = "MODEL"
+"""Stands for a model folder in a recipe: one that is still to be made, or whose place does not matter."""
+
 
 def images(recipe: Recipe) -> dict[str, int]:
     """How many images the student and the teacher passed over in training: the accounting of equal arms."""
@@ -37,6 +40,8 @@ def images_per_update(phase: PhaseOptions, labelled: int, unlabelled: int) -> tu
     match phase.method.kind:
         case "supervised":
             return labelled, 0
+        case "distil" | "ofa":
+            return labelled, labelled
         case "labelled_copy_paste":
             return (labelled if phase.method.both_directions else labelled // 2), 0
         case "bcp":  # a composite a pair in each direction
@@ -89,9 +94,13 @@ def machine() -> dict[str, Any]:
 
 
 def recipe_content(recipe: Recipe) -> dict[str, Any]:
-    """All that determines a run but the place of its data and the device it runs on; of `runtime` the precision."""
+    """All that determines a run but the place of its data and the device it runs on; of `runtime` the precision.
+
+    Of model folders that it starts from it says that there is one, not where: a line has the hash of their weights.
+    """
     precision = {"runtime": {"precision": recipe.runtime.precision}}
-    return recipe.model_dump(mode="json", exclude={"data", "runtime"}) | precision
+    models = {name: PLACEHOLDER for name in ("init", "teacher") if getattr(recipe, name)}
+    return recipe.model_dump(mode="json", exclude={"data", "runtime"}) | precision | models
 
 
 def same_recipe(content: object, recipe: Recipe) -> bool:

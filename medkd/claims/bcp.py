@@ -1,18 +1,12 @@
-"""The claim of BCP: which experiment the data calls for, what its finished runs say, and a verdict in words that may be
-a refusal."""
+"""The claim of BCP: which experiment the data calls for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from medkd.claims import bcp_acdc, bcp_hippocampus
 from medkd.claims.bcp_phantom import phantom
 from medkd.claims.experiment import Experiment
-from medkd.claims.runner import Line
 from medkd.data.dataset import read_dataset
 from medkd.errors import InputError
 
@@ -30,80 +24,3 @@ def experiment_on(data: Path | None, seeds: int) -> Experiment:
         f"{data} has the classes {', '.join(dataset.classes)}; there is an experiment for ACDC "
         f"({', '.join(bcp_acdc.CLASSES)}) and for the hippocampus task ({', '.join(bcp_hippocampus.CLASSES)})"
     )
-
-
-def summarise(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Any]:
-    """Mean and sd over the finished seeds of every arm, the runs still missing, and the verdict."""
-    done: dict[str, dict[int, Line]] = {arm: {} for arm in experiment.arms}
-    for line in lines:
-        done[line["arm"]][line["seed"]] = line
-    machine = ("processor", "cores", "threads", "torch", "medkd")
-    return {
-        "claim": "bcp",
-        "experiment": experiment.name,
-        "command": experiment.command,
-        "seeds": experiment.seeds,
-        "budget": experiment.budget,
-        "labelled_patients": experiment.labelled,
-        "hardware": {key: sorted({str(line[key]) for line in lines if key in line}) for key in machine},
-        "arms": {arm: _arm(runs) for arm, runs in done.items() if runs},
-        "missing": [str(run) for run in experiment.plan if run.seed not in done[run.arm]],
-        "differences": differences(experiment, {a: {s: r["dice_best"] for s, r in d.items()} for a, d in done.items()}),
-        "verdict": verdict(experiment, {a: {s: r["dice_best"] for s, r in d.items()} for a, d in done.items()}),
-    }
-
-
-def _arm(runs: dict[int, Line]) -> dict[str, Any]:
-    ordered = [runs[seed] for seed in sorted(runs)]
-    dice = [run["dice_best"] for run in ordered]
-    return {
-        "seeds": sorted(runs),
-        "dice": [round(v, 4) for v in dice],
-        "mean": round(float(np.mean(dice)), 4),
-        "sd": round(float(np.std(dice, ddof=1)), 4) if len(dice) > 1 else None,
-        "last": round(float(np.mean([run["dice_last"] for run in ordered])), 4),
-        "missed": sum(run["missed_best"] for run in ordered),
-        "seconds": round(float(np.mean([run["seconds"] for run in ordered])), 1),
-    }
-
-
-def differences(experiment: Experiment, dice: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
-    """Better minus worse of every comparison, by the seeds that both arms have finished."""
-    rows = []
-    for better, worse in experiment.comparisons:
-        seeds = sorted(dice.get(better, {}).keys() & dice.get(worse, {}).keys())
-        by_seed = [round(dice[better][s] - dice[worse][s], 4) for s in seeds]
-        if seeds:
-            rows.append({"better": better, "worse": worse, "by_seed": by_seed, "words": judge(np.array(by_seed))})
-    return rows
-
-
-def verdict(experiment: Experiment, dice: Mapping[str, Mapping[int, float]]) -> str:
-    """The steps of the claim, each judged by its paired differences."""
-    parts = [
-        f"{row['better']} over {row['worse']}: {row['words']} ({np.mean(row['by_seed']):+.3f} Dice, "
-        f"{len(row['by_seed'])} seeds)"
-        for row in differences(experiment, dice)
-    ]
-    return "; ".join([*(parts or ["nothing to judge yet"]), experiment.caveat])
-
-
-def judge(difference: np.ndarray) -> str:
-    """In words. The direction holds if its mean exceeds two standard errors; one seed says nothing."""
-    n = len(difference)
-    if n < 2:
-        return "one seed, no judgement"
-    error = 2 * difference.std(ddof=1) / np.sqrt(n)
-    if difference.mean() > error:
-        return "the direction holds"
-    return "does not hold here" if difference.mean() < -error else "within noise"
-
-
-def table(result: dict[str, Any]) -> str:
-    """The arms as a markdown table."""
-    lines = ["| arm | seeds | test Dice | sd | last checkpoint | missed | s |", "|---|---|---|---|---|---|---|"]
-    for arm, a in result["arms"].items():
-        values = f"{a['mean']:.3f} | {'' if a['sd'] is None else format(a['sd'], '.3f')} | {a['last']:.3f}"
-        lines.append(f"| {arm} | {len(a['seeds'])} | {values} | {a['missed']} | {a['seconds']:.0f} |")
-    missing = f"\n\nStill missing: {', '.join(result['missing'])}." if result["missing"] else ""
-    return "\n".join(lines) + missing

@@ -117,6 +117,7 @@ def acdc(dataset: Dataset, seeds: int) -> Experiment:
         return dataset.root if labelled == LABELLED else relabelled(dataset, labelled, work / f"labelled_{labelled}")
 
     return Experiment(
+        claim="bcp",
         name="bcp_acdc",
         title="BCP on real hearts: ACDC, 3 labelled patients",
         words={name: arm.words for name, arm in ARMS.items()},

@@ -57,6 +57,7 @@ def hippocampus(dataset: Dataset, seeds: int) -> Experiment:
             f"{labelled}; prepare it with data_prep/hippocampus.py --labelled {LABELLED} --seed 0"
         )
     return Experiment(
+        claim="bcp",
         name="bcp_hippocampus",
         title="BCP in 3-D: hippocampus, 9 labelled scans",
         words={name: words for name, (words, _) in ARMS.items()},

@@ -25,6 +25,7 @@ def phantom(seeds: int, pretrain: int = PRETRAIN, selftrain: int = SELFTRAIN) ->
 
     rest = [arm for arm in ARMS if arm not in FIRST]
     return Experiment(
+        claim="bcp",
         name="bcp_phantom",
         title="BCP on generated patients",
         words={},

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medkd.claims.bcp import judge
 from medkd.claims.blood_cells import START
 from medkd.claims.runner import Line
+from medkd.claims.verdict import judge
 
 if TYPE_CHECKING:
     from medkd.claims.blood_cells import BloodCells

@@ -15,7 +15,10 @@ from rich.console import Console
 from medkd.claims.accounting import counts, images, list_hash, parameter_hash, recipe_content
 from medkd.claims.hidden_labels import HiddenLabels
 from medkd.claims.runner import Line, Planned, Run, run_folder, trained
+from medkd.config.models import load_model
+from medkd.config.recipe import Recipe
 from medkd.data.dataset import read_dataset
+from medkd.errors import InputError
 from medkd.runs.evaluate import evaluate
 from medkd.runs.phases import network_maker
 
@@ -29,17 +32,23 @@ class Aim:
     over: str | None = None
 
     def __str__(self) -> str:
+        if self.over and self.least < 0:
+            return f"{self.arm} at most {-self.least:.2f} below {self.over}"
         return f"{self.arm} at {self.least:.2f} or more{f' over {self.over}' if self.over else ''}"
 
 
 @dataclass(frozen=True)
 class Experiment(Planned):
-    """labelled: patients. dataset(run, work): the dataset folder of a run, made under `work` if need be. comparisons:
-    (better, worse) arms that the claim speaks of. aims: what was wanted, for the page to judge. credit: of whom the
-    pictures show scans. shared: whether these pictures may stand in a repository. watched: runs whose pseudo-labels are
-    scored against hidden labels. pictured: runs whose scans are drawn.
+    """claim: its name in `medkd reproduce`. labelled: patients. dataset(run, work): the dataset folder of a run, made
+    under `work` if need be. comparisons: (better, worse) arms that the claim speaks of. aims: what was wanted, for the
+    page to judge. credit: of whom the pictures show scans. shared: whether these pictures may stand in a repository.
+    watched: runs whose pseudo-labels are scored against hidden labels. pictured: runs whose scans are drawn. stages:
+    how the updates are spread, in words. setting: more for the page to say of data and training. taught_by: the run
+    whose shipped model is the teacher of a run. costed: whether to measure, when all runs are there, what a scan costs
+    the model of each arm.
     """
 
+    claim: str
     labelled: int
     dataset: Callable[[Run, Path], Path]
     comparisons: tuple[tuple[str, str], ...]
@@ -48,6 +57,13 @@ class Experiment(Planned):
     shared: bool = True
     watched: Callable[[Run], bool] = lambda run: False
     pictured: Callable[[Run], bool] = lambda run: False
+    stages: str = "stage 1 + stage 2; arms of one stage make their sum"
+    setting: str = ""
+    taught_by: Callable[[Run], Run | None] = lambda run: None
+    costed: bool = False
+
+    def starts_from(self, run: Run) -> Run | None:
+        return self.taught_by(run)
 
     def make(self, run: Run, work: Path, console: Console | None) -> Line:
         return make(self, run, work, console)
@@ -59,17 +75,36 @@ class Experiment(Planned):
         draw_diagnostics(self, out / self.name)
         write_page(self, lines, out, more)
 
+    def complete(self, folder: Path) -> bool:
+        from medkd.claims.scan_cost import measure, read_cost
+
+        return self.costed and not read_cost(self, folder) and measure(self, folder)
+
     def summary(self, lines: list[Line]) -> tuple[dict[str, Any], str]:
-        from medkd.claims.bcp import summarise, table
+        from medkd.claims.verdict import summarise, table
 
         result = summarise(self, lines)
         return result, f"{table(result)}\nverdict: {result['verdict']}"
 
 
+def with_teacher(experiment: Experiment, run: Run, recipe: Recipe, work: Path) -> tuple[Recipe, str | None]:
+    """The recipe with the model folder of the run's teacher, and the hash of its weights. Unchanged without one."""
+    source = experiment.taught_by(run)
+    if source is None:
+        return recipe, None
+    model = run_folder(experiment, source, work) / "model"
+    if not model.exists():
+        raise InputError(
+            f"{run} learns from the model of {source}, which is not at {model}; take the line of {source} out of "
+            f"{work.parent / 'runs.jsonl'} to train it again"
+        )
+    return recipe.model_copy(update={"teacher": str(model)}), parameter_hash(load_model(model).network)
+
+
 def make(experiment: Experiment, run: Run, work: Path, console: Console | None) -> Line:
     """Train (or go on with) one run, evaluate its best and its last weights on the test patients; its line."""
     data = experiment.dataset(run, work)
-    recipe = experiment.recipe(run, data)
+    recipe, teacher = with_teacher(experiment, run, experiment.recipe(run, data), work)
     folder = run_folder(experiment, run, work)
     dataset = read_dataset(data)
     watch = HiddenLabels if experiment.watched(run) else None
@@ -103,6 +138,9 @@ def make(experiment: Experiment, run: Run, work: Path, console: Console | None) 
         "labelled": list_hash(dataset),
         "counts": counts(dataset),
         "start_weights": parameter_hash(start),
+        "parameters": sum(p.numel() for p in start.parameters()),
+        "weights": parameter_hash(load_model(folder).network),
+        "teacher_weights": teacher,
         "validation": [row for row in done.rows if row["kind"] == "validation"],
         "command": experiment.command,
     }

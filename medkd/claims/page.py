@@ -5,15 +5,16 @@ It can be written at any time: what is not finished is named, and no number come
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from medkd.claims.bcp import summarise
 from medkd.claims.experiment import Experiment
-from medkd.claims.runner import Line
+from medkd.claims.runner import Line, Run
+from medkd.claims.scan_cost import read_cost
+from medkd.claims.verdict import summarise
 from medkd.data.dataset import write_whole
 from medkd.report.curves import arms_figure, compare_curves
 
@@ -57,6 +58,7 @@ def page(experiment: Experiment, lines: Sequence[Line], folder: Path) -> str:
     """The page as markdown."""
     result = summarise(experiment, lines)
     total = len(experiment.plan)
+    cost = read_cost(experiment, folder)
     record = f"[runs.jsonl]({experiment.name}/runs.jsonl)" if lines else "runs.jsonl"
     parts = [
         f"# {experiment.title}",
@@ -68,12 +70,13 @@ def page(experiment: Experiment, lines: Sequence[Line], folder: Path) -> str:
         parts.append(f"Still missing: {', '.join(result['missing'])}.")
     if not lines:
         return "\n\n".join(parts) + "\n"
-    parts += [_setting(experiment, lines), "## Test patients", _table(experiment, lines)]
+    parts += [_setting(experiment, lines), "## Test patients", _table(experiment, lines, cost)]
     parts.append(
         "Dice on each scan's own grid, mean over scans, then over classes; mean ± sd over seeds. *best*: the "
         "checkpoint with the best validation Dice, *last*: the last one of the same run. missed: structures of which "
         "nothing was predicted, over all seeds; they count 0 in Dice and are left out of HD95. Images: passed "
         "over in training. Minutes of wall and of processor time with validation, without hidden labels."
+        + (_cost(experiment, cost) if cost else "")
     )
     parts.append(f"**Verdict.** {result['verdict']}.")
     parts += [_aims(experiment, lines), _differences(result), *_figures(experiment, folder)]
@@ -86,7 +89,9 @@ def _setting(experiment: Experiment, lines: Sequence[Line]) -> str:
     base = next(
         (line for line in lines if "counts" in line and line["counts"]["labelled"] == experiment.labelled), None
     )
-    text = f"Budget: {experiment.budget} updates (stage 1 + stage 2; arms of one stage make their sum)."
+    text = f"Budget: {experiment.budget} updates ({experiment.stages})."
+    if experiment.setting:
+        text = f"{experiment.setting}\n\n{text}"
     if base is None:
         return text
     counts = base["counts"]
@@ -100,17 +105,36 @@ def _setting(experiment: Experiment, lines: Sequence[Line]) -> str:
             f" The {counts['validation']} labelled validation patients, which choose the checkpoint, are more than the "
             f"{counts['labelled']} that are trained on; the last checkpoint needs none of them."
         )
-    starts = {(line["seed"], line.get("start_weights")) for line in lines}
-    alike = "the same parameters" if len(starts) == len({seed for seed, _ in starts}) else "DIFFERENT parameters"
-    return f"{text} Arms of one seed start from {alike} and read one stream of labelled samples."
+    starts = {(line["seed"], line.get("parameters"), line.get("start_weights")) for line in lines}
+    networks = {(seed, size) for seed, size, _ in starts}
+    alike = "the same parameters" if len(starts) == len(networks) else "DIFFERENT parameters"
+    several = len({size for _, size in networks}) > 1
+    text += f" Arms of one seed{' and size' * several} start from {alike} and read one stream of labelled samples."
+    return text + _teachers(experiment, lines)
 
 
-def _table(experiment: Experiment, lines: Sequence[Line]) -> str:
+def _teachers(experiment: Experiment, lines: Sequence[Line]) -> str:
+    """Whether the arms that were taught had the teacher whose line stands beside theirs."""
+    shipped = {Run(line["arm"], line["seed"]): line.get("weights") for line in lines}
+    taught = [
+        line["teacher_weights"] == shipped.get(source)
+        for line in lines
+        if (source := experiment.taught_by(Run(line["arm"], line["seed"]))) and line.get("teacher_weights")
+    ]
+    if not taught:
+        return ""
+    return f" They were taught by {'one teacher a seed' if all(taught) else 'DIFFERENT teachers of one seed'}."
+
+
+def _table(experiment: Experiment, lines: Sequence[Line], cost: Mapping[str, Any]) -> str:
     scored: dict[str, dict[str, float]] = next((line["scores_best"] for line in lines if "scores_best" in line), {})
     classes = [name for name in scored if name != "mean"]
     distance = next((m for m in scored.get("mean", {}) if m.startswith("hd95")), None)
     heads = ["arm", "seeds", "Dice (best)", *classes, "Dice (last)"]
     heads += [_unit(distance)] if distance else []
+    sizes = {arm: line["parameters"] for arm in experiment.arms for line in _of(lines, arm) if "parameters" in line}
+    heads += ["parameters"] if len(set(sizes.values())) > 1 else []
+    heads += ["CPU s a scan"] if cost else []
     heads += ["missed", "student images", "teacher images", "min", "CPU min"]
     rows = []
     for arm in experiment.arms:
@@ -123,6 +147,10 @@ def _table(experiment: Experiment, lines: Sequence[Line]) -> str:
         row.append(spread(runs, lambda r: r["dice_last"]))
         if distance:
             row.append(spread(runs, lambda r: r["scores_best"]["mean"][distance], 1))
+        if "parameters" in heads:
+            row.append(f"{sizes[arm]:,}" if arm in sizes else NONE)
+        if cost:
+            row.append(f"{cost['seconds'][arm]:.2f}" if arm in cost["seconds"] else NONE)
         row.append(str(sum(r["missed_best"] for r in runs)))
         for images in ("student_images", "teacher_images"):
             row.append(" or ".join(sorted({f"{r[images]:,}" for r in runs if images in r})) or NONE)
@@ -130,6 +158,14 @@ def _table(experiment: Experiment, lines: Sequence[Line]) -> str:
         row.append(spread(runs, lambda r: r["cpu_seconds"] / 60 if r.get("cpu_seconds") else None, 1))
         rows.append(row)
     return markdown(heads, rows)
+
+
+def _cost(experiment: Experiment, cost: Mapping[str, Any]) -> str:
+    return (
+        f" CPU s a scan: from the scan in memory to its mask, float32, median of {cost['scans']} test scans that all "
+        f"arms take in turn, {cost['threads']} thread of {cost['processor']}, load {cost['load']}, torch "
+        f"{cost['torch']} ([scan_cost.json]({experiment.name}/scan_cost.json))."
+    )
 
 
 def _aims(experiment: Experiment, lines: Sequence[Line]) -> str:

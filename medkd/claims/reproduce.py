@@ -24,6 +24,12 @@ def _bcp(data: Path | None, seeds: int) -> Planned:
     return experiment_on(data, seeds)
 
 
+def _distilled(data: Path | None, seeds: int) -> Planned:
+    from medkd.claims.distilled_segmentation import distilled_segmentation
+
+    return distilled_segmentation(data, seeds)
+
+
 def _blood_cells(data: Path | None, seeds: int) -> Planned:
     from medkd.claims.blood_cells import blood_cells
 
@@ -66,6 +72,12 @@ def _tgeo() -> SmallClaim:
     return CLAIM
 
 
+def _bpkd() -> SmallClaim:
+    from medkd.claims.bpkd import CLAIM
+
+    return CLAIM
+
+
 def _grounded_teacher_toy() -> SmallClaim:
     from medkd.claims.grounded_teacher_toy import CLAIM
 
@@ -100,6 +112,11 @@ CLAIMS = {
         "self-training without copy-paste, which beats labelled-only training (Bai et al., CVPR 2023)",
         large=_bcp,
     ),
+    "distilled-segmentation": Claim(
+        "a student with a tenth of its teacher's parameters that is taught by it segments almost as well, and better "
+        "than the same student taught by the labels alone (Hinton et al. 2015, and the losses compared here)",
+        large=_distilled,
+    ),
     "sfod-blood-cells": Claim(
         "a detector moves to another laboratory without its source images: class confusions and an expert's boxes keep "
         "the rare class alive that mean-teacher self-training loses (Ashraf et al. 2025)",
@@ -114,6 +131,11 @@ CLAIMS = {
         "between families of networks, comparing every stage of the student with the teacher's logits teaches more "
         "than Hinton's distillation, and comparing features does harm (Hao et al., NeurIPS 2023)",
         _ofa,
+    ),
+    "bpkd": Claim(
+        "comparing the borders of classes pixel by pixel, apart from what they enclose, makes a small segmentation "
+        "network better at borders than channel-wise distillation (Liu et al., WACV 2024)",
+        _bpkd,
     ),
     "tgeo": Claim(
         "a controller trained on held-out data learns for each sample whether to trust the teacher or the label, which "
@@ -167,4 +189,9 @@ def reproduce(
 
     folder = out / experiment.name
     after(list(finished(experiment, folder).values()))
-    return list(finished(experiment, folder).values()) if page_only else run_missing(experiment, folder, after, console)
+    if page_only:
+        return list(finished(experiment, folder).values())
+    lines = run_missing(experiment, folder, after, console)
+    if len(lines) == len(experiment.plan) and experiment.complete(folder):
+        after(lines)
+    return lines

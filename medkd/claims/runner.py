@@ -89,6 +89,10 @@ class Planned(ABC):
     def report(self, lines: list[Line], out: Path, more: str) -> None:
         """Write OUT/NAME.md and its figures from the finished lines; `more` is added to the page."""
 
+    def complete(self, folder: Path) -> bool:
+        """Called when every run has a line: whether something was measured that the report is to say."""
+        return False
+
     @abstractmethod
     def summary(self, lines: list[Line]) -> tuple[dict[str, Any], str]:
         """What the lines say, for a machine and for a console."""

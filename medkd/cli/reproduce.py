@@ -20,7 +20,8 @@ def reproduce(
         Path | None,
         typer.Option(
             help="bcp: a dataset folder of ACDC or of the hippocampus task, else generated patients; "
-            "sfod-blood-cells: the folder that holds bccd/ and raabin/"
+            "sfod-blood-cells: the folder that holds bccd/ and raabin/; distilled-segmentation: a dataset folder of "
+            "the hippocampus task"
         ),
     ] = None,
     seeds: Annotated[

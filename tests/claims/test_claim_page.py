@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medkd.claims.bcp import judge, summarise, table
 from medkd.claims.bcp_acdc import ARMS, PRETRAIN, SELFTRAIN, acdc
 from medkd.claims.experiment import Experiment
 from medkd.claims.page import page, write_page
+from medkd.claims.verdict import judge, summarise, table
 from medkd.data.dataset import Dataset
 
 BUDGET = f"{PRETRAIN}+{SELFTRAIN}"

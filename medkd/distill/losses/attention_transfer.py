@@ -46,7 +46,8 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, power: float = 2.0
 
 def attention_map(features: Tensor, power: float = 2.0) -> Tensor:
     """Q(f) of (B, C, *S): (B, N), each row of length 1. The absolute value matters for odd powers."""
-    return F.normalize(features.abs().pow(power).mean(1).flatten(1), dim=1)
+    size = features if power % 2 == 0 else features.abs()  # an even power needs none, nor its gradient
+    return F.normalize(size.pow(power).mean(1).flatten(1), dim=1)
 
 
 def checked(power: float, mode: str) -> None:

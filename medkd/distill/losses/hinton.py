@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,7 +59,10 @@ def standardised(logits: Tensor) -> Tensor:
     """(z - mean) / standard deviation over classes (dim 1; n - 1 in the variance). InputError for two classes."""
     if logits.shape[1] < 3:
         raise InputError(f"standardised logits of {logits.shape[1]} classes carry no confidence; needed: 3 or more")
-    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
+    centred = logits - logits.mean(1, keepdim=True)
+    spread = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / (logits.shape[1] - 1) ** 0.5
+    shape: Tensor = centred / (spread + 1e-7)
+    return shape
 
 
 class HintonKDLoss(nn.Module):
