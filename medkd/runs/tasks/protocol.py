@@ -95,7 +95,8 @@ class Predicted:
 
     def in_words(self) -> str:
         """One line for the console."""
-        return f"{self.what}: {len(self.written)} written, {len(self.kept)} kept (they existed), {len(self.refused)} refused"
+        written, kept, refused = map(len, (self.written, self.kept, self.refused))
+        return f"{self.what}: {written} written, {kept} kept (they existed), {refused} refused"
 
 
 class TaskRuns(Protocol):
