@@ -95,7 +95,7 @@ class Predicted:
 
     def in_words(self) -> str:
         """One line for the console."""
-        written, kept, refused = map(len, (self.written, self.kept, self.refused))
+        written, kept, refused = len(self.written), len(self.kept), len(self.refused)
         return f"{self.what}: {written} written, {kept} kept (they existed), {refused} refused"
 
 
