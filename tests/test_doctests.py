@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 
 import pytest
 
 import medkd
 
-MODULES = [m.name for m in pkgutil.walk_packages(medkd.__path__, "medkd.") if m.name != "medkd.__main__"]
+OPTIONAL = set() if importlib.util.find_spec("detectron2") else {"detectron2_heads", "detectron2_rcnn"}
+"""Modules of a library that users build for themselves."""
+MODULES = [
+    m.name
+    for m in pkgutil.walk_packages(medkd.__path__, "medkd.")
+    if m.name != "medkd.__main__" and m.name.rpartition(".")[2] not in OPTIONAL
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

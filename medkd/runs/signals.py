@@ -55,7 +55,7 @@ def store_signals(
         preprocess=described.preprocess.model_dump(mode="json"),
     )  # fmt: skip
     _check_folder(out, description, overwrite)
-    done = Predicted()
+    done = Predicted(what="cases with logits")
     for number, case in enumerate(cases):
         target = out / f"{case}.safetensors"
         if target.exists() and not overwrite:

@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from medkd.cli.app import run, say_warning
+from medkd.config.load import parse_recipe
 from medkd.data.detection_phantom import write_phantom
 from medkd.runs.prepare_detection import prepare_detection
+from medkd.runs.train import train
 
 GROUNDED = {"kind": "grounded_teacher", "threshold": 0.1}
 
@@ -21,17 +23,24 @@ def test_train_says_that_one_class_makes_the_relational_module_inert(
 ) -> None:
     """Every published medical run of Grounded Teacher has one class: its user must be told."""
     write_phantom(tmp_path / "raw", "target", (2, 1, 0))
-    boxes = tmp_path / "raw" / "boxes.csv"
-    prepare_detection(tmp_path / "raw", tmp_path / "data", boxes=boxes, labelled="none", keep_identifiers=True)
+    boxes, source = tmp_path / "raw" / "boxes.csv", tmp_path / "source"
+    for name, labelled in (("labelled", "all"), ("data", "none")):
+        prepare_detection(tmp_path / "raw", tmp_path / name, boxes=boxes, labelled=labelled, keep_identifiers=True)
     recipe = {
         "task": "detection", "preprocess": {"size": [48, 36], "intensity": "percentile"},
         "detector": {"kind": "faster_rcnn", "backbone": {"kind": "tiny", "features": [8, 8], "pyramid": 8}, "head": 8,
                      "proposals": 10, "rpn_samples": 16, "roi_samples": 8},
         "unlabelled": {"size": 2}, "runtime": {"device": "cpu"},
-        "phases": [{"name": "adapt", "steps": 1, "candidate": "teacher",
-                    "method": GROUNDED | {"include_background": background}}],
     }  # fmt: skip
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    first = {"name": "train", "steps": 1, "method": {"kind": "supervised_detection"}}
+    train(parse_recipe(recipe | {"data": str(tmp_path / "labelled"), "phases": [first]}), source)
+    adapt = {
+        "name": "adapt",
+        "steps": 1,
+        "candidate": "teacher",
+        "method": GROUNDED | {"include_background": background},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"init": str(source), "phases": [adapt]}))
     with warnings.catch_warnings():
         warnings.simplefilter("default")  # the suite turns them into errors
         code = run(

@@ -12,6 +12,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pydicom.data
@@ -299,14 +300,17 @@ def test_only_a_folder_that_is_waited_for_is_read_by_several_threads(
 ) -> None:
     write_series(tmp_path, np.zeros((4, 5, 60), np.int16), AFFINE)
     readers: set[int] = set()
-    real = find._try
+    real, waited = find._try, [0.0]
 
     def slow(path: Path) -> object:
         time.sleep(latency)
+        waited.append(latency)
         readers.add(threading.get_ident())
         return real(path)
 
     monkeypatch.setattr(find, "_try", slow)
+    clock = SimpleNamespace(perf_counter=lambda: time.thread_time() + sum(waited), thread_time=time.thread_time)
+    monkeypatch.setattr(find, "time", clock)  # of a machine that others leave alone
     (series,) = find_series(tmp_path).series
     assert len(series.files) == 60
     assert plan_volumes(series)[0].shape == (4, 5, 60)

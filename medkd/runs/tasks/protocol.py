@@ -91,10 +91,12 @@ class Predicted:
     written: list[Path] = field(default_factory=list)
     kept: list[Path] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    what: str = "files"
 
     def in_words(self) -> str:
         """One line for the console."""
-        return f"files: {len(self.written)} written, {len(self.kept)} kept (they existed), {len(self.refused)} refused"
+        written, kept, refused = len(self.written), len(self.kept), len(self.refused)
+        return f"{self.what}: {written} written, {kept} kept (they existed), {refused} refused"
 
 
 class TaskRuns(Protocol):
