@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from medkd.data.dataset import DatasetFolder
 
 IMAGES = "Boxes and classes of images"
 ARCHIVE = "DICOM archives"
@@ -125,8 +128,6 @@ def prepare(
     """
     from rich.progress import Progress
 
-    from medkd.data.dataset import Dataset
-    from medkd.data.image_cases import ImageFolder
     from medkd.errors import InputError
     from medkd.runs.archive_cases import Choice
     from medkd.runs.prepare import prepare as run
@@ -153,31 +154,24 @@ def prepare(
         def progress(stage: str, n: int, total: int) -> None:
             bar.update(shown, description=stage, completed=n, total=total)
 
-        dataset: Dataset | ImageFolder
+        dataset: DatasetFolder
+        every: dict[str, Any] = {
+            "classes": names, "split": shares, "seed": seed, "key": key, "keep_identifiers": keep_identifiers,
+            "dry_run": dry_run, "progress": progress,
+        }  # fmt: skip
+        if single:
+            every |= {"labelled": _labelled(labelled, "all"), "patient_pattern": patient_pattern}
         if task == "detection":
-            dataset = prepare_detection(
-                source, out, boxes=boxes, classes=names, split=shares, labelled=_labelled(labelled, "all"), seed=seed,
-                patient_pattern=patient_pattern, key=key, keep_identifiers=keep_identifiers, dry_run=dry_run,
-                progress=progress,
-            )  # fmt: skip
+            dataset = prepare_detection(source, out, boxes=boxes, **every)
         elif task == "classification":
-            dataset = prepare_classification(
-                source, out, table=table, classes=names, split=shares, labelled=_labelled(labelled, "all"), seed=seed,
-                patient_pattern=patient_pattern, key=key, keep_identifiers=keep_identifiers, dry_run=dry_run,
-                progress=progress,
-            )  # fmt: skip
+            dataset = prepare_classification(source, out, table=table, **every)
         else:
             dataset = run(
-                source, out, labels=labels, table=table, classes=names, channels=_names(channels),
-                split=shares, labelled=_labelled(labelled), seed=seed, patient_pattern=patient_pattern or PATIENT,
-                choice=choice, key=key, keep_identifiers=keep_identifiers, dry_run=dry_run, progress=progress,
+                source, out, labels=labels, table=table, channels=_names(channels), labelled=_labelled(labelled),
+                patient_pattern=patient_pattern or PATIENT, choice=choice, **every,
                 say=lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True),
             )  # fmt: skip
-    for name in ("train", "val", "test"):
-        cases = dataset.select(name)
-        print(f"{name:5} {len({c.patient for c in cases}):4} patients {len(cases):5} cases")
-    chosen = dataset.select("train", labelled=True)
-    print(f"labelled: {len({c.patient for c in chosen})} training patients, {len(chosen)} cases")
+    _count(dataset)
     if dry_run:
         print("nothing was written: leave out --dry-run to write the dataset")
     else:
@@ -186,6 +180,14 @@ def prepare(
             print(f"private: {key or default_key(out)} says whose each case is; keep it, do not pass it on")
         if not single:
             print(f"next: medkd train configs/segmentation/bcp_acdc_3.yaml {shlex.quote(f'data={out}')} --out RUN")
+
+
+def _count(dataset: DatasetFolder) -> None:
+    for name in ("train", "val", "test"):
+        cases = dataset.select(name)
+        print(f"{name:5} {len({c.patient for c in cases}):4} patients {len(cases):5} cases")
+    chosen = dataset.select("train", labelled=True)
+    print(f"labelled: {len({c.patient for c in chosen})} training patients, {len(chosen)} cases")
 
 
 def _task(task: str | None, boxes: Path | None) -> str:

@@ -18,6 +18,7 @@ from medkd.detection.irg import RelationGraph, contrast, divergence, positives, 
 from medkd.detection.lpld import distilled, low_confidence
 from medkd.detection.pets import Pets, exchange
 from medkd.detection.pseudo_labels import fused
+from medkd.detection.region_teacher import Taught
 from medkd.detection.source_free_options import AdaBNOptions, DetectionMeanTeacherOptions, StaticLabels
 from medkd.engine.fit import fit
 from medkd.engine.options import Optimizer
@@ -310,6 +311,18 @@ def test_with_itself_alone_related_the_contrast_is_infonce() -> None:
     assert float(contrast(queries, queries, torch.ones(4, 4, dtype=torch.bool), 0.07)) > float(
         contrast(queries, queries, torch.eye(4, dtype=torch.bool), 0.07)
     )
+
+
+def test_what_irg_contrasts_with_is_the_teachers() -> None:
+    """In the released code both sides were the student's."""
+    method: Any = IrgOptions(**EAGER, width=8).build(lambda _: detector())
+    image, teacher = Site().batch(0).image, method.teacher.network
+    student, taught = two_stage(method.student).scene(image), Taught(two_stage(teacher).scene(image), [])
+    before = method.region_losses(student, taught)["contrast"]
+    with torch.no_grad():
+        for p in teacher.roi_heads.box_head.parameters():
+            p.add_(torch.linspace(-1, 1, p.numel()).view_as(p))
+    assert not torch.isclose(before, method.region_losses(student, taught)["contrast"])
 
 
 def test_the_divergence_has_a_direction_and_a_constant_target() -> None:
