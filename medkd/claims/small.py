@@ -89,7 +89,16 @@ def run_missing(
 
 
 def make(claim: SmallClaim, seed: int) -> Line:
-    """One seed of every arm; its line."""
+    """One seed of every arm, on one thread: what a training of many steps ends at depends on their number. Its line."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _made(claim, seed)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _made(claim: SmallClaim, seed: int) -> Line:
     wall, cpu = time.perf_counter(), time.process_time()
     scores = claim.run(seed)
     return {

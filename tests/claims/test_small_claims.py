@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from medkd.claims import small_page
@@ -22,6 +23,7 @@ from medkd.claims.small import (
     interval,
     judgement,
     lines_file,
+    make,
     run_missing,
     summarise,
     verdict,
@@ -155,18 +157,33 @@ def test_the_committed_page_is_that_of_the_committed_lines(name: str) -> None:
     assert small_page.section(summarise(name, CLAIMS[name].words, claim, lines), claim) in text
 
 
+def test_a_seed_runs_on_one_thread_whatever_the_machine_has() -> None:
+    claim, before, seen = toy(), torch.get_num_threads(), []
+
+    def run(seed: int) -> dict[str, dict[str, float]]:
+        seen.append(torch.get_num_threads())
+        return claim.run(seed)
+
+    torch.set_num_threads(2)
+    try:
+        made = make(dataclasses.replace(claim, run=run), 0)
+        assert (seen, made["threads"], torch.get_num_threads()) == ([1], 1, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("name", ["pld", "self-distillation"])
 def test_a_seed_gives_the_committed_numbers_again(name: str) -> None:
     """The others take longer; `pytest -m slow` runs them."""
     claim = CLAIMS[name].small()
-    _same(claim.run(0), finished(name, claim, RESULTS)[0]["scores"])
+    _same(make(claim, 0)["scores"], finished(name, claim, RESULTS)[0]["scores"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SMALL if name not in ("pld", "self-distillation")])
 def test_a_seed_of_the_longer_ones_gives_the_committed_numbers_again(name: str) -> None:
     claim = CLAIMS[name].small()
-    _same(claim.run(0), finished(name, claim, RESULTS)[0]["scores"])
+    _same(make(claim, 0)["scores"], finished(name, claim, RESULTS)[0]["scores"])
 
 
 def _same(found: object, written: dict[str, dict[str, float]]) -> None:
