@@ -28,6 +28,7 @@ from medkd.engine.randomness import seeded
 from medkd.engine.recovery import Checkpoints, TrainingError
 from medkd.engine.runtime import Runtime
 from medkd.engine.selection import Selection, snapshot
+from medkd.engine.shallow_convolutions import guard_shallow_convolutions
 from medkd.engine.signals import Stopped, StopRequest
 from medkd.engine.task import Task
 from medkd.engine.tracking import Clock, Tracker
@@ -128,6 +129,8 @@ class PhaseRun:
             self.method: Method = phase.build(start)
             self.method.prepare(phase.streams)
         self.method.to(runtime.device).train()
+        if (runtime.device.type, runtime.precision) == ("cpu", "bf16"):
+            guard_shallow_convolutions(self.method)
         runtime.same_everywhere(self.method)
         runtime.compiled(self.method.student)
         turns = dict.fromkeys(self.method.turns)

@@ -15,6 +15,7 @@ from medkd.engine.options import Optimizer
 from medkd.engine.phases import Networks, Phase
 from medkd.engine.randomness import Draws, generator, seeded
 from medkd.engine.runtime import Runtime
+from medkd.engine.shallow_convolutions import ShallowConv3d
 from medkd.engine.teachers import EmaTeacher
 from medkd.engine.tracking import Tracker
 
@@ -155,3 +156,11 @@ def test_channels_last_on_a_gpu() -> None:
 @pytest.mark.gpu
 def test_compiling_on_a_gpu() -> None:
     assert_same_losses(on_gpu()(), on_gpu(compile=True)(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_bfloat16_on_a_cpu_is_trained_with_guarded_convolutions(precision: str) -> None:
+    phase = Phase("only", lambda networks: Consistency(networks(0)), STEPS, {}, Optimizer())
+    run = PhaseRun(phase, network(3), NoTask(), Runtime(CPU, precision), 0, Tracker(), {}, {}, 0)
+    guarded = {isinstance(m, ShallowConv3d) for m in run.method.modules() if isinstance(m, nn.Conv3d)}
+    assert guarded == {precision == "bf16"}
