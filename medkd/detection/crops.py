@@ -37,28 +37,34 @@ class CropBank(nn.Module):
         self.register_buffer("sizes", torch.zeros(rows, len(self.sides)))
         self.register_buffer("pushed", torch.zeros(classes, dtype=torch.int64))
 
-    @torch.no_grad()
     def push(self, images: Tensor, targets: Sequence[Target]) -> None:
         """Add the content of every box of (B, C, *S) images; boxes without area are skipped. Images may be of another
         device or type."""
+        self.add(*self.cut(images, targets))
+
+    @torch.no_grad()
+    def cut(self, images: Tensor, targets: Sequence[Target]) -> tuple[Tensor, Tensor, Tensor]:
+        """The content of every box at the stored size (N, C, *side), the size it has (N, D) and its class (N,)."""
         boxes = torch.cat([t.boxes for t in targets]).to(self.sizes)
         labels = torch.cat([t.labels for t in targets]).to(self.pushed)
         owner = torch.repeat_interleave(torch.arange(len(targets)), torch.tensor([len(t) for t in targets]))
-        if not len(boxes):
-            return
         low, high = corners(boxes)
-        sizes = high - low
+        grid = torch.stack(torch.meshgrid(*[(torch.arange(s) + 0.5) / s for s in self.sides], indexing="ij"), -1)
+        grid = grid.to(low)
+        points = _at(low, grid.ndim - 1) + grid * _at(high - low, grid.ndim - 1)
+        taken = sample(images.to(self.sizes), owner.to(labels.device), points)
+        return taken.to(self.crops.dtype), high - low, labels
+
+    @torch.no_grad()
+    def add(self, crops: Tensor, sizes: Tensor, labels: Tensor) -> None:
+        """Add what `cut` gave; the last crops of a class push out its first ones, those without area are left out."""
         solid = (sizes > 0).all(1)
         chosen = F.one_hot(labels, self.classes) * solid[:, None]
         order = chosen.cumsum(0).gather(1, labels[:, None])[:, 0] - 1  # its number among this push's of the class
         kept = solid & (order >= chosen.sum(0)[labels] - self.capacity)  # only the last can stay
         slot = labels * self.capacity + (self.pushed[labels] + order) % self.capacity
         slot = torch.where(kept, slot, len(self.crops) - 1)
-        grid = torch.stack(torch.meshgrid(*[(torch.arange(s) + 0.5) / s for s in self.sides], indexing="ij"), -1)
-        grid = grid.to(low)
-        points = _at(low, grid.ndim - 1) + grid * _at(sizes, grid.ndim - 1)
-        taken = sample(images.to(self.sizes), owner.to(labels.device), points)
-        self.crops[slot], self.sizes[slot] = taken.to(self.crops.dtype), sizes
+        self.crops[slot], self.sizes[slot] = crops, sizes
         self.pushed += chosen.sum(0)
 
     def held(self) -> Tensor:

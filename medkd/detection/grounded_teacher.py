@@ -28,7 +28,6 @@ from medkd.detection.relational import RelationalContext, blended
 from medkd.detection.semantic_loss import semantic_weights
 from medkd.detection.source_free_options import GroundedTeacherOptions
 from medkd.engine.method import Batch, StepContext, StepOutput
-from medkd.errors import InputError
 
 LOGGED = 6  # classes up to which the log holds the matrix
 
@@ -50,7 +49,8 @@ class GroundedTeacher(MeanTeacherDetector):
         channels, sides = int(student.channels), [o.crop_side] * int(student.dims)  # type: ignore[arg-type]
         self.banks = nn.ModuleDict({name: CropBank(classes, channels, sides, o.bank) for name in ("source", "target")})
         self.mix = RelationMix(o.mixing)
-        self.seen: list[tuple[str, Tensor, list[Target]]] = []  # crops of this iteration, for the banks
+        self.seen: list[tuple[str, Tensor, list[Target]]] = []  # what the banks get crops from after this iteration
+        self.seen_at = -1
 
     def context(self, name: str) -> RelationalContext:
         found = self.contexts[name]
@@ -107,10 +107,9 @@ class GroundedTeacher(MeanTeacherDetector):
         images = batch.view["strong"]
         if not self.options.mixing:
             return images, sets
-        if ctx.runtime.world > 1:
-            raise InputError("grounded_teacher.mixing keeps its crops on one process; set mixing to 0 under torchrun")
         filled = [[nothing(images) if t is None else t for t in s.targets] for s in sets]
-        if batch.draws.start == 0:
+        if self.seen_at != ctx.step:  # the iteration before may have been skipped
+            self.seen_at = ctx.step
             self.seen.clear()
         kept = {"static": "source", "teacher": "target"}
         self.seen += [(kept[s.source], batch.image, list(t)) for s, t in zip(sets, filled) if s.source in kept]
@@ -140,10 +139,11 @@ class GroundedTeacher(MeanTeacherDetector):
         super().after_step(ctx)
         for name in self.contexts:
             self.context(name).settle(ctx)
-        for name, images, targets in self.seen:
-            bank = self.banks[name]
+        for name, bank in self.banks.items():
             assert isinstance(bank, CropBank)
-            bank.push(images, targets)
+            crops = [bank.cut(images, targets) for kept, images, targets in self.seen if kept == name]
+            if crops:  # every rank's: all of them draw from the same bank
+                bank.add(*(ctx.runtime.joined(torch.cat(parts)) for parts in zip(*crops)))
         self.seen.clear()
 
 

@@ -163,6 +163,20 @@ class Runtime:
         dist.all_gather(parts, padded)
         return torch.stack(parts, 1).flatten(0, 1)[:total]
 
+    def joined(self, rows: Tensor) -> Tensor:
+        """The rows (n, ...) of every rank, one rank after the other; n may differ from rank to rank."""
+        if self.world == 1:
+            return rows
+        counts = torch.zeros(self.world, dtype=torch.int64, device=rows.device)
+        counts[self.rank] = len(rows)
+        dist.all_reduce(counts)
+        numbers = counts.tolist()
+        padded = rows.new_zeros(max(numbers), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in numbers]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:n] for part, n in zip(parts, numbers)])
+
     @contextlib.contextmanager
     def one_before_the_others(self) -> Iterator[None]:
         """The first process of each machine runs the block before its others: what it stores, they find."""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_detection import NAMES
+from two_ranks_detection import STEPS
 
 from medkd.engine.checkpoint import load_state
 
@@ -64,7 +65,10 @@ def test_two_ranks_count_for_the_relation_what_one_that_sees_all_counts(name: st
         assert [k for k in watched if not torch.equal(rank[k], whole[k])] == []
 
 
-def test_mixing_on_several_processes_is_refused(ends: dict[str, Any]) -> None:
-    """Crops are kept by a process for itself, which would let the ranks drift apart; the message names the way out."""
-    assert ends["0"]["mixing refused"]
-    assert ends["1"]["mixing refused"]
+def test_two_ranks_keep_the_crops_of_one_that_sees_all(ends: dict[str, Any]) -> None:
+    """The banks of relation-guided mixing hold every rank's crops, in the order of the images."""
+    whole, *ranks = (ends[rank]["still grounded_teacher"] for rank in ("none", "0", "1"))
+    banks = [k for k in whole if k.startswith("banks.")]
+    assert all(whole[f"banks.{name}.pushed"].sum() > STEPS for name in ("source", "target"))
+    for rank in ranks:
+        assert [k for k in banks if not torch.equal(rank[k], whole[k])] == []

@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_detection import NAMES, begun, network, options, phase, streams
+from tiny_detection import NAMES, begun, network, phase, streams
 from tiny_sites import SMALL
 from torch import Tensor, nn
 
-from medkd.config.registry import methods
 from medkd.detection.detectors.options import RetinaNetOptions
 from medkd.engine.checkpoint import save_state
-from medkd.engine.options import MethodOptions, Optimizer, RuntimeOptions
+from medkd.engine.options import Optimizer, RuntimeOptions
 from medkd.engine.phases import Phase
 from medkd.engine.randomness import seeded
 from medkd.engine.runtime import Runtime, open_runtime
-from medkd.errors import InputError
 
 STEPS = 3
 STILL = Optimizer(lr=1e-30, momentum=0.0, weight_decay=0.0)
@@ -48,31 +46,14 @@ def method_state(run_phase: Phase, runtime: Runtime, networks: Any = network) ->
     return {k: v for k, v in run.method.state_dict().items() if isinstance(v, Tensor)}
 
 
-def without_mixing(name: str) -> MethodOptions:
-    return options(name, mixing=0.0) if "mixing" in methods()[name].model_fields else options(name)
-
-
-def mixing_is_refused(runtime: Runtime) -> Tensor:
-    run = begun(phase("grounded_teacher", data=streams(size=4)), runtime=runtime)
-    try:
-        run.train_one()
-    except InputError as error:
-        return torch.tensor("set mixing to 0 under torchrun" in str(error))
-    return torch.tensor(False)
-
-
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     runtime = open_runtime(RuntimeOptions(device="cpu"), ranks=True)
     data = streams(size=4)
-    results: dict[str, Any] = {
-        name: method_state(phase(name, STEPS, data, without_mixing(name)), runtime) for name in NAMES
-    }
+    results: dict[str, Any] = {name: method_state(phase(name, STEPS, data), runtime) for name in NAMES}
     for name in ("supervised_detection", "grounded_teacher"):
-        still = phase(name, STEPS, data, without_mixing(name), optimizer=STILL)
+        still = phase(name, STEPS, data, optimizer=STILL)
         results[f"still {name}"] = method_state(still, runtime, retinanet)
-    if runtime.world > 1:
-        results["mixing refused"] = mixing_is_refused(runtime)
     save_state(out / f"rank{os.environ.get('RANK', 'none')}.safetensors", results)
 
 

@@ -25,7 +25,6 @@ from medkd.data.detection_dataset import ANNOTATIONS, HIDDEN, DetectionDataset
 from medkd.detection.grounded_teacher import GroundedTeacher
 from medkd.engine.fit import PhaseRun
 from medkd.engine.recovery import Checkpoints
-from medkd.engine.runtime import Runtime
 from medkd.engine.tracking import Tracker, read_log
 from medkd.errors import InputError
 from medkd.runs.train import build, train
@@ -219,15 +218,6 @@ def test_watching_the_relation_changes_no_weight(source: Path, tmp_path: Path) -
         assert (tmp_path / name / "model" / "relation.json").is_file() == on
     one, other = (load_file(tmp_path / name / "weights" / "last.safetensors") for name in ("with", "without"))
     assert all(torch.equal(one[key], other[key]) for key in one)
-
-
-def test_mixing_on_several_processes_is_refused_before_anything_is_written(
-    source: Path, target: DetectionDataset
-) -> None:
-    recipe = adapt_recipe(target.root, source / "run", "grounded_teacher")
-    two = Runtime(torch.device("cpu"), world=2)
-    with pytest.raises(InputError, match=r"there are 2; set phases.adapt.method.mixing=0"):
-        build(recipe, two)
 
 
 def test_what_adaptation_refuses(

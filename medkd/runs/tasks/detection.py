@@ -29,7 +29,6 @@ from medkd.runs.phases import network_maker, phases_of
 from medkd.runs.tasks.detection_adaptation import (
     adaptation_notes,
     adapts,
-    check_processes,
     source_of,
     with_relation,
 )
@@ -118,7 +117,6 @@ def build(recipe: Recipe, runtime: Runtime) -> DetectionSetup:
             f"teacher {recipe.teacher} has the channels {theirs}; the dataset {', '.join(dataset.channels)}; a "
             "detector's must be the same in the same order"
         )
-    check_processes(recipe, runtime.world)
     needs = {need for phase in recipe.phases for need in phase.method.needs}
     streams = {}
     with runtime.one_before_the_others():

@@ -43,18 +43,6 @@ def source_of(recipe: DetectionRecipe, dataset: DetectionDataset) -> DetectionMo
     return source
 
 
-def check_processes(recipe: DetectionRecipe, world: int) -> None:
-    """Raise InputError for a method that keeps crops where there are several processes."""
-    raise_all(
-        [
-            f"phases.{phase.name}.method.mixing is {phase.method.mixing}, which keeps its crops on one process, and "
-            f"there are {world}; set phases.{phase.name}.method.mixing=0"
-            for phase in recipe.phases
-            if isinstance(phase.method, GroundedTeacherOptions) and phase.method.mixing and world > 1
-        ]
-    )
-
-
 def relation_of(recipe: DetectionRecipe) -> Path | None:
     """relation.json of the source model, if there is one."""
     path = model_folder(Path(recipe.init)) / RELATION if recipe.init else None
