@@ -57,7 +57,7 @@ def on_digits(seed: int) -> dict[str, float]:
 
 
 def on_diabetes(seed: int) -> dict[str, dict[str, float]]:
-    """Test error over the variance of the test targets, for fits that know the labels of TRAIN samples."""
+    """Test error over the variance of the training targets, for fits that know the labels of TRAIN samples."""
     x, y = load_diabetes(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(x))
     rows = order[:TRAIN], order[TRAIN : TRAIN + VALIDATION], order[TRAIN + VALIDATION :]
