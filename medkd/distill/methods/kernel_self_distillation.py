@@ -169,7 +169,9 @@ class KernelSelfDistiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
 def symmetric(kernel: Floats) -> Floats:
     """The kernel (n, n) itself. Raises ValueError for another shape, InputError for one that is not symmetric."""
     if kernel.shape[0] != kernel.shape[1]:
-        raise ValueError(f"the kernel has shape {kernel.shape}; needed: (n, n), of the training samples with themselves")
+        raise ValueError(
+            f"the kernel has shape {kernel.shape}; needed: (n, n), of the training samples with themselves"
+        )
     if abs(kernel - kernel.T).max() > ROUNDING * abs(kernel).max():
         raise InputError("the kernel is not symmetric: k(a, b) must equal k(b, a)")
     return kernel
@@ -179,8 +181,8 @@ def best_alpha(target: Floats, of_labels: Floats, of_teacher: Floats) -> float:
     """The alpha in [0, 1] that brings alpha * of_labels + (1 - alpha) * of_teacher nearest to the target.
 
     All of one shape: predictions for held-out samples by a model fitted to the labels, and by one fitted to the last
-    round's predictions. 1 where these two agree. Raises ValueError for shapes that differ (they would broadcast) and for
-    values that are not finite.
+    round's predictions. 1 where these two agree. Raises ValueError for values that are not finite and for shapes that
+    differ, which would broadcast.
 
     >>> best_alpha(np.array([1.0, 1.0]), np.array([2.0, 2.0]), np.array([0.0, 0.0]))
     0.5

@@ -85,9 +85,7 @@ class TrilateralGeometry(Method):
             alpha: Tensor = self.controller(vectors.movedim(1, -1))[..., 0].sigmoid()
         return alpha
 
-    def fused(
-        self, alpha: Tensor, student: Tensor, teacher: Tensor, label: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def fused(self, alpha: Tensor, student: Tensor, teacher: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """mean(alpha * tau^2 * KL(T || S) + (1 - alpha) * CE) over pixels, and its parts for the log."""
         tau = self.options.temperature
         kd = tau**2 * softened_kl(student, teacher, tau)

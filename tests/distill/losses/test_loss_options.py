@@ -72,7 +72,9 @@ def test_a_recipe_says_the_width_of_a_border_for_each_axis() -> None:
     for kernel, sides in ((5, (5, 5, 5)), ([7, 7, 1], (7, 7, 1))):
         loss = BpkdOptions(kernel=kernel).build(Compared((shape,), (shape,), 3))
         assert (loss.kernel, loss.normalisation) == (sides, "stable")
-    with pytest.raises(InputError, match=r"kernel is \(7, 7\); it must be one odd number of voxels, or one for each of 3"):
+    with pytest.raises(
+        InputError, match=r"kernel is \(7, 7\); it must be one odd number of voxels, or one for each of 3"
+    ):
         BpkdOptions(kernel=[7, 7]).build(Compared((shape,), (shape,), 3))
 
 
