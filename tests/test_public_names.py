@@ -67,7 +67,7 @@ def test_keys_of_a_recipe() -> None:
         "accumulate", "becomes", "optimizers",
     }  # fmt: skip
     assert set(ClassificationRecipe.model_fields) == set(Recipe.model_fields) | {
-        "preprocess", "network", "loss", "select", "labelled", "unlabelled",
+        "preprocess", "network", "loss", "select", "labelled", "unlabelled", "held_out",
     }  # fmt: skip
     assert set(ClassificationPhase.model_fields) == set(PhaseOptions.model_fields) | {"network"}
     assert set(SegmentationPhase.model_fields) == set(PhaseOptions.model_fields) | {"network"}

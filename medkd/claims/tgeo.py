@@ -78,10 +78,10 @@ class Joint(TrilateralGeometry):
         return [*self.student.parameters(), *self.controller.parameters()]
 
     def step(self, turn: str, batch: Mapping[str, Batch], ctx: StepContext) -> StepOutput:
-        labelled = batch["labelled"]
-        teacher = self.teacher(labelled.image)
-        self.gather(teacher, labelled.labels, ctx)
-        return StepOutput(self.inner(self.student, teacher, labelled)[0])
+        image, label = batch["labelled"].image, batch["labelled"].labels
+        student, teacher = self.student(image), self.teacher(image)
+        self.gather(teacher, label, ctx)
+        return StepOutput(self.fused(self.ratio(self.vectors(student, teacher, label)), student, teacher, label)[0])
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,13 @@ class ImageStreamOptions(StreamOptions):
     augment: AugmentOptions = AugmentOptions()
 
 
+class HeldOutImageOptions(ImageStreamOptions):
+    """Labelled training patients that the `labelled` stream does not read, for a controller trained on data that the
+    student is not. Never patients of the validation or test split."""
+
+    patients: PositiveInt = Field(20, description="how many labelled training patients are held out")
+
+
 class ClassificationPhase(PhaseOptions):
     """A stage may train a network of its own, such as a teacher before its student."""
 
@@ -41,10 +48,11 @@ class ClassificationRecipe(Recipe):
     )
     labelled: ImageStreamOptions = ImageStreamOptions()
     unlabelled: ImageStreamOptions = ImageStreamOptions()
+    held_out: HeldOutImageOptions = HeldOutImageOptions()
     phases: tuple[ClassificationPhase, ...] = Field(min_length=1)
 
     def streams(self) -> dict[str, ImageStreamOptions]:
-        return {"labelled": self.labelled, "unlabelled": self.unlabelled}
+        return {"labelled": self.labelled, "unlabelled": self.unlabelled, "held_out": self.held_out}
 
     @property
     def score(self) -> str:

@@ -168,7 +168,9 @@ class BpkdOptions(LossOptions):
     """Class borders and bodies apart. Without weights of its own the two have those of the normalisation."""
 
     kind: Literal["bpkd"] = "bpkd"
-    kernel: PositiveInt = Field(7, description="width of the border, in voxels")
+    kernel: PositiveInt | tuple[PositiveInt, ...] = Field(
+        7, description="width of the border in voxels, odd; one for each axis where voxels are not cubes"
+    )
     normalisation: Literal["paper", "stable"] | None = None
 
     tasks: ClassVar[tuple[str, ...]] = ("segmentation",)

@@ -61,7 +61,7 @@ def read_table(path: Path) -> SignalTable:
             if about.get("format") != FORMAT:
                 raise InputError(f"{path} holds no signals of this version ({FORMAT})")
             return SignalTable(file.get_tensor("values"), json.loads(about["ids"]), about["space"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} cannot be read as signals: {error}") from None
 
 

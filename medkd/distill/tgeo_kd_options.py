@@ -26,8 +26,10 @@ class TgeoKdOptions(MethodOptions):
     inner_rate: PositiveFloat = Field(0.01, description="length of the student's virtual step; near its learning rate")
 
     paper: ClassVar[str] = "Hu et al., Less or More From Teacher (TGeo-KD), ICLR 2024, arXiv 2312.15112"
-    summary: ClassVar[str] = "a controller weighs teacher against label at every pixel, trained on held-out patients"
-    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
+    summary: ClassVar[str] = (
+        "a controller weighs teacher against label at every pixel or image, trained on held-out patients"
+    )
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation", "classification")
     needs: ClassVar[tuple[str, ...]] = ("labelled", "held_out")
     turns: ClassVar[tuple[str, ...]] = ("controller", "student")
     teacher_needed: ClassVar[bool] = True

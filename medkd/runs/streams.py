@@ -1,12 +1,14 @@
-"""The data streams of a segmentation recipe: which cases each reads, and this rank's slice of every batch."""
+"""The data streams of a segmentation recipe: which cases each reads, and this rank's slice of every batch. And, also
+of classification, which patients are held out."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from medkd.config.classification import ClassificationRecipe
 from medkd.config.segmentation import SegmentationRecipe
 from medkd.data.arrays import TeacherArrays, TrainingArrays, training_arrays
-from medkd.data.dataset import Dataset
+from medkd.data.dataset import Dataset, DatasetFolder
 from medkd.data.streams import ArrayStream
 from medkd.engine.randomness import key
 from medkd.engine.runtime import Runtime
@@ -37,7 +39,7 @@ def make_streams(
     }  # fmt: skip
 
 
-def held_out_cases(recipe: SegmentationRecipe, dataset: Dataset) -> frozenset[str]:
+def held_out_cases(recipe: SegmentationRecipe | ClassificationRecipe, dataset: DatasetFolder) -> frozenset[str]:
     """The cases of the held-out patients: labelled training patients, chosen by the seed, never val or test.
 
     None unless a phase reads them. Raises InputError if no labelled patient would be left to train on.

@@ -157,6 +157,15 @@ def test_the_committed_page_is_that_of_the_committed_lines(name: str) -> None:
     assert small_page.section(summarise(name, CLAIMS[name].words, claim, lines), claim) in text
 
 
+def test_the_remark_on_the_rounds_of_networks_is_true_of_the_lines() -> None:
+    """An alpha of 1 in every round: what ends is what began."""
+    lines = finished("self-distillation", CLAIMS["self-distillation"].small(), RESULTS)
+    for scores in (line["scores"] for line in lines):
+        assert (
+            scores["labels kept, round 6"]["digits"] == scores["one fit"]["digits"] == scores["labels kept"]["digits"]
+        )
+
+
 def test_a_seed_runs_on_one_thread_whatever_the_machine_has() -> None:
     claim, before, seen = toy(), torch.get_num_threads(), []
 

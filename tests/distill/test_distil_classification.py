@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -115,6 +116,29 @@ def test_every_loss_teaches(kind: str, data: Path, teacher: Path) -> None:
     assert first.grad.abs().sum() > 0
     assert [n for n, p in method.losses.named_parameters() if p.grad is None or not p.grad.any()] == []
     assert all(p.grad is None for p in method.teacher.parameters())
+
+
+def test_a_controller_learns_from_patients_that_the_student_does_not_see(data: Path, tmp_path: Path) -> None:
+    """TGeo-KD: an image is held out of both phases, the log has its loss, and the controller does not ship."""
+    phase = {"name": "student", "method": {"kind": "tgeo_kd", "classes": 3}, "steps": 4}
+    made = recipe(data, [TEACHER | {"becomes": "teacher"}, phase], held_out={"size": 4, "patients": 5})
+    setup = build(made)
+    streams = setup.phases[1].streams
+    seen = {name: {case for step in range(30) for case in streams[name].batch(step).case_ids} for name in streams}
+    assert seen["held_out"] == setup.held_out()
+    assert (len(seen["held_out"]), len(seen["labelled"])) == (5, 25)
+    assert seen["held_out"].isdisjoint(seen["labelled"])
+    assert {case.split for case in setup.dataset.cases if case.id in seen["held_out"]} == {"train"}
+    assert streams["held_out"].batch(0).labels.shape == (4,)
+    assert set(setup.phases[0].streams["labelled"].case_classes()) == seen["labelled"]
+
+    train(made, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert {"alpha", "loss_held_out", "loss_distillation"} <= {key for row in rows for key in row}
+    model = load_model(tmp_path / "run")
+    assert model.network.state_dict().keys() == TinyCNNOptions(features=(3, 4)).build(2, 1, 3).state_dict().keys()
+    with pytest.raises(InputError, match=r"held_out\.patients is 30, but .* has 30 labelled training patients"):
+        build(recipe(data, [TEACHER | {"becomes": "teacher"}, phase], held_out={"patients": 30}))
 
 
 def test_a_student_is_distilled_and_ships_alone(data: Path, tmp_path: Path) -> None:

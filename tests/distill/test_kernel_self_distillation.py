@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import check_estimator
 
 from medkd.distill.methods.kernel_self_distillation import KernelSelfDistiller, best_alpha
@@ -39,6 +40,7 @@ def test_scikit_learns_own_checks() -> None:
 
 @pytest.mark.parametrize("alpha", TABLE)
 def test_the_sine_of_the_card(alpha: float) -> None:
+    """The README of the official repository prints the row of 0.35 under the heading 0.25."""
     model = toy(alpha)
     errors = [error(model.predict(GRID, r)) for r in range(1, 7)]
     assert [*errors, error(model.limit(GRID))] == pytest.approx(TABLE[alpha], abs=5e-6)
@@ -47,6 +49,12 @@ def test_the_sine_of_the_card(alpha: float) -> None:
 def test_the_best_alphas_of_the_card() -> None:
     """The unclipped optimum of round 2 is -0.622; it is clipped."""
     model = toy("auto")
+    of_labels, unclipped = model.predict(GRID, 1), []
+    for number in range(1, 6):
+        of_teacher = toy(1.0).fit(X, model.predict(X, number)).predict(GRID)
+        difference = of_labels - of_teacher
+        unclipped.append(((SINE - of_teacher) * difference).sum() / (difference**2).sum())
+    assert unclipped == pytest.approx([-0.622, 0.135, 0.334, 0.336, 0.336], abs=5e-4)
     assert model.alphas_ == pytest.approx([1, 0, 0.135, 0.334, 0.336, 0.336], abs=5e-4)
     errors = [error(model.predict(GRID, r)) for r in range(1, 7)]
     assert errors == pytest.approx([0.16477, 0.15076, 0.14876, 0.14916, 0.14937, 0.14948], abs=5e-6)
@@ -55,6 +63,8 @@ def test_the_best_alphas_of_the_card() -> None:
 def test_the_hand_example() -> None:
     kernel, labels = np.array([[2.0, 1], [1, 2]]), np.array([1.0, 0])
     model = KernelSelfDistiller("precomputed", 1.0, 2, 0.5).fit(kernel, labels)
+    assert model.eigenvalues_ == pytest.approx([1, 3])
+    assert model.filters_[0] == pytest.approx([0.5, 0.75])
     assert model.predict(kernel, 1) == pytest.approx([0.625, 0.125])
     assert model.predict(kernel) == pytest.approx([0.515625, 0.140625])
     assert model.limit(kernel) == pytest.approx([0.466667, 0.133333], abs=1e-6)
@@ -120,6 +130,55 @@ def test_the_best_alpha_beats_a_grid() -> None:
         assert error(model.predict(GRID, number)) <= min(others) + 1e-12
 
 
+def test_alphas_may_be_an_array() -> None:
+    rows = [toy(alphas, 3).alphas_.tolist() for alphas in ([0.5, 0.2], (0.5, 0.2), np.array([0.5, 0.2]))]
+    assert rows == [[1, 0.5, 0.2]] * 3
+    assert toy(np.array(0.5), 3).alphas_.tolist() == [1, 0.5, 0.5]
+
+
+def test_a_precomputed_kernel_is_that_of_scikit_learns_folds() -> None:
+    """The tag `pairwise`: rows and columns are both cut."""
+    x = np.random.default_rng(0).normal(size=(30, 3))
+    scores = [
+        cross_val_score(KernelSelfDistiller(kernel, 0.5, 3), data, x[:, 0], cv=3)
+        for kernel, data in (("linear", x), ("precomputed", x @ x.T))
+    ]
+    assert scores[0] == pytest.approx(scores[1])
+
+
+def test_the_last_fitted_round_is_predicted_whatever_was_set_since() -> None:
+    model = toy(0.5, 3)
+    assert (model.set_params(rounds=6).predict(GRID) == model.predict(GRID, 3)).all()
+
+
+def test_what_is_no_kernel_is_refused() -> None:
+    """Its negative eigenvalues would be cut off without a word, and the fit be that of another matrix."""
+    with pytest.raises(InputError, match=r"has the eigenvalue -.*; it must be positive semi-definite"):
+        KernelSelfDistiller("sigmoid", gamma=3.0, coef0=-1.0).fit(X, Y)
+    with pytest.raises(InputError, match="not symmetric"):
+        KernelSelfDistiller("precomputed").fit(np.arange(121.0).reshape(11, 11), Y)
+    with pytest.raises(ValueError, match=r"kernel has shape \(11, 5\); needed: \(n, n\)"):
+        KernelSelfDistiller("precomputed").fit(np.ones((11, 5)), Y)
+    single = (X @ X.T + 1).astype(np.float32)  # rounded: its smallest eigenvalues are below zero
+    assert np.linalg.eigvalsh(single.astype(float))[0] < 0
+    assert (KernelSelfDistiller("precomputed").fit(single, Y).eigenvalues_ >= 0).all()
+
+
+def test_held_out_targets_of_another_shape_or_not_finite_are_refused() -> None:
+    """One column would be compared with every column, and a NaN become the alpha."""
+    two, auto = np.stack([Y, Y**2], 1), KernelSelfDistiller(alpha_ground_truth="auto")
+    with pytest.raises(ValueError, match=r"y_val has shape \(11,\); needed: 11 samples of 2 targets"):
+        auto.fit(X, two, X, Y)
+    with pytest.raises(ValueError, match="y_val has shape"):
+        auto.fit(X, Y, X, Y[:5])
+    with pytest.raises(ValueError, match="y_val contains NaN"):
+        auto.fit(X, Y, X, np.full(11, np.nan))
+    with pytest.raises(ValueError, match=r"shape \(3,\), predictions \(3, 1\) and \(3, 1\); needed: the same"):
+        best_alpha(np.ones(3), np.zeros((3, 1)), np.ones((3, 1)))
+    with pytest.raises(ValueError, match="not finite"):
+        best_alpha(np.ones(3), np.full(3, np.nan), np.ones(3))
+
+
 def test_the_best_alpha_of_models_that_agree_is_the_labels() -> None:
     assert best_alpha(np.ones(3), np.zeros(3), np.zeros(3)) == 1.0
 
@@ -129,6 +188,7 @@ def test_the_best_alpha_of_models_that_agree_is_the_labels() -> None:
     [
         ({"penalty": 0.0}, "penalty is 0.0"),
         ({"rounds": 0}, "rounds is 0"),
+        ({"rounds": 2.5}, "rounds is 2.5; it must be a whole number"),
         ({"alpha_ground_truth": 1.2}, "alpha_ground_truth is 1.2"),
         ({"alpha_ground_truth": [0.5]}, "one for each of the 2 rounds after the first"),
         ({"alpha_ground_truth": "best"}, "alpha_ground_truth is 'best'"),

@@ -72,6 +72,13 @@ def test_a_round_costs_two_fits_and_one_where_that_model_is_there() -> None:
     assert [r.fits for r in perfect] == [1, 1, 1]
 
 
+def test_mixed_targets_are_the_published_loss() -> None:
+    """alpha |f - y|^2 + (1 - alpha) |f - t|^2 is |f - (alpha y + (1 - alpha) t)|^2 and a constant in f."""
+    t, fs = np.sin(Y), np.random.default_rng(0).normal(size=(4, *Y.shape))
+    rest = [0.3 * ((f - Y) ** 2).sum() + 0.7 * ((f - t) ** 2).sum() - ((f - mixed(0.3, Y, t)) ** 2).sum() for f in fs]
+    assert rest == pytest.approx([rest[0]] * 4)
+
+
 def test_the_best_round() -> None:
     done = self_distillation_rounds(ridge(), X, Y, 4, 0.0)
     assert best_round(done, lambda predict: float((predict(X) ** 2).sum())) is done[-1]  # it shrinks at every round
@@ -86,5 +93,7 @@ def test_what_cannot_be_is_refused() -> None:
             self_distillation_rounds(ridge(), X, Y, 2, alpha)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="held_out="):
         self_distillation_rounds(ridge(), X, Y, 2)
+    with pytest.raises(ValueError, match=r"held-out labels have shape \(101,\), predictions \(101, 1\)"):
+        self_distillation_rounds(ridge(), X, Y, 2, "estimate", (X_VAL, Y_VAL[:, 0]))
     with pytest.raises(ValueError, match="needed: the same"):
         mixed(0.5, Y, Y[:5])

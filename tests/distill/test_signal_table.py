@@ -82,7 +82,8 @@ def test_other_files_are_refused_and_nothing_is_half_written(tmp_path: Path, mon
     (tmp_path / "pickled").write_bytes(pickle.dumps(Ran()))
     save_file({"values": torch.zeros(2)}, tmp_path / "plain")
     save_file({"values": torch.zeros(2)}, tmp_path / "short", {"format": "medkd signals 1"})
-    for name in ("pickled", "plain", "short", "absent"):
+    save_file({"values": torch.zeros(1)}, tmp_path / "odd", {"format": "medkd signals 1", "space": "", "ids": "[[1]]"})
+    for name in ("pickled", "plain", "short", "odd", "absent"):
         with pytest.raises(InputError, match=name):
             read_table(tmp_path / name)
     assert not (tmp_path / "ran").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -118,6 +119,8 @@ def test_the_relation_vectors_of_the_card() -> None:
         *(0.4, 0.3, 0.1, 0.1, 0.1, 0, 0.2, 0.2, 0),
         *(0.08, 0.03, 0.01, 0.12, 0.06, 0.01),
     ]
+    assert relation(s, g, t, m).shape[1] == relation(s, g, t, m, "product").shape[1] == 27
+    assert run().method.controller[0].in_features == 9 * K
     assert relation(s, g, t, m)[0, :, 0].tolist() == pytest.approx(squared, abs=1e-6)
     assert relation(s, g, t, m, "product")[0, 12:, 0].tolist() == pytest.approx(product, abs=1e-6)
 
@@ -126,8 +129,113 @@ def test_the_ratio_multiplies_pixel_by_pixel() -> None:
     """(B, 1) times (B,) would broadcast to (B, B): 0.75 instead of 1.35."""
     alpha, kd, ce = torch.tensor([0.9, 0.1]), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
     assert float(mixed(alpha, kd, ce).mean()) == pytest.approx(1.35)
+    assert float((alpha[:, None] * kd + (1 - alpha[:, None]) * ce).mean()) == pytest.approx(0.75)
     with pytest.raises(ValueError, match="must be alike"):
         mixed(alpha[:, None], kd, ce)
+
+
+class Said(nn.Module):
+    """Gives the same output whatever it sees: a teacher's logits, or a ratio's."""
+
+    def __init__(self, output: Tensor):
+        super().__init__()
+        self.output = nn.Parameter(output)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return self.output
+
+
+class OfTheCard:
+    """The linear student of the card's hypergradient, in the method itself; the second teacher row is wrong."""
+
+    x = torch.tensor([[1.0, 0], [0, 1], [1, 1]], dtype=torch.float64)
+    y = torch.tensor([0, 1, 2])
+    teacher = torch.tensor([[2.0, 0, 0], [2, 0, 0], [0, 0, 2]], dtype=torch.float64)
+    x_val = torch.tensor([[1.0, -1], [0, 2]], dtype=torch.float64)
+    y_val = torch.tensor([0, 1])
+
+    def __init__(self, **values: object):
+        options = TgeoKdOptions(classes=3, inner_rate=0.5, **values)
+        with seeded("card"):
+            self.method = TrilateralGeometry(nn.Linear(2, 3, bias=False), Said(self.teacher), options).double()
+        self.weight = self.method.student.weight
+
+    def loss(self, turn: str) -> Tensor:
+        batch = {
+            name: Batch(image, label, tuple(map(str, range(len(label)))), Draws((0, name), len(label)))
+            for name, image, label in (("labelled", self.x, self.y), ("held_out", self.x_val, self.y_val))
+        }
+        return self.method.step(turn, batch, CONTEXT).loss
+
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        """(B, K, 2) twice: of tau^2 KL(T || S) and of the cross-entropy of each sample, as formulas in the weights."""
+        s, tau = self.x @ self.weight.detach().T, self.method.options.temperature
+        kd = tau * ((s / tau).softmax(1) - (self.teacher / tau).softmax(1))
+        ce = s.softmax(1) - torch.eye(3, dtype=torch.float64)[self.y]
+        return kd[:, :, None] * self.x[:, None], ce[:, :, None] * self.x[:, None]
+
+
+@pytest.mark.parametrize("order", ["unrolled", "finite_difference"])
+def test_the_hypergradient_of_the_card(order: str) -> None:
+    """The released draft trains its controller to lower alpha KD + (1 - alpha) CE: that is another number."""
+    card = OfTheCard(temperature=1.0, order=order)
+    nn.init.zeros_(card.weight)
+    card.method.controller = Said(torch.zeros(3, 1, dtype=torch.float64))  # alpha = 1/2
+    loss = card.loss("controller")
+    assert loss.item() == pytest.approx(1.069347, abs=1e-6)
+    loss.backward()
+    by_alpha = card.method.controller.output.grad[:, 0] / 0.25  # the slope of the sigmoid at 0
+    assert by_alpha.tolist() == pytest.approx([0.017002, 0.209100, -0.019441], abs=1e-5)
+
+
+@pytest.mark.parametrize(("order", "rtol"), [("unrolled", 1e-9), ("finite_difference", 1e-3)])
+def test_the_controllers_gradient_is_the_closed_form(order: str, rtol: float) -> None:
+    """d CE_val / d alpha_i = -(eta/B) <grad CE_val(theta'), grad KD_i - grad CE_i>, S in the relation a constant.
+
+    With the student's own gradient through S, or S of the moved weights, alpha_i would have a second effect.
+    """
+    card = OfTheCard(order=order)
+    alpha = card.method.controller(card_vectors(card))[:, 0].sigmoid()
+    kd, ce = card.gradients()
+    step = (alpha.detach()[:, None, None] * kd + (1 - alpha.detach())[:, None, None] * ce).mean(0)
+    after = (card.weight.detach() - 0.5 * step).requires_grad_()
+    held_out = nn.functional.cross_entropy(card.x_val @ after.T, card.y_val)
+    (direction,) = torch.autograd.grad(held_out, after)
+    by_alpha = -(0.5 / 3) * (direction * (kd - ce)).sum((1, 2))
+    parameters = list(card.method.controller.parameters())
+    expected = torch.autograd.grad((alpha * by_alpha).sum(), parameters)
+
+    loss = card.loss("controller")
+    assert loss.item() == pytest.approx(held_out.item(), abs=1e-12)
+    for found, wanted in zip(torch.autograd.grad(loss, parameters), expected):
+        torch.testing.assert_close(found, wanted, rtol=rtol, atol=rtol * float(wanted.abs().max()))
+
+
+def card_vectors(card: OfTheCard) -> Tensor:
+    """Before the first step, when no class has been seen."""
+    s, t = (card.x @ card.weight.detach().T).softmax(1), card.teacher.softmax(1)
+    return relation(s, torch.eye(3, dtype=torch.float64)[card.y], t, card.method.class_means[card.y])
+
+
+def test_the_students_loss_is_the_formula() -> None:
+    """With tau^2 on the divergence, and the cross-entropy of logits: the released code softmaxes them twice."""
+    card = OfTheCard(temperature=1.5)
+    ratio = torch.tensor([0.9, 0.1, 0.6], dtype=torch.float64)
+    card.method.controller = Said(ratio.logit()[:, None])
+    s = (card.x @ card.weight.detach().T).numpy()
+    p, q = (np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in (card.teacher.numpy() / 1.5, s / 1.5))
+    kd = 1.5**2 * (p * np.log(p / q)).sum(1)
+    ce = np.log(np.exp(s).sum(1)) - s[[0, 1, 2], card.y.numpy()]
+    assert card.loss("student").item() == pytest.approx(float((ratio.numpy() * kd + (1 - ratio.numpy()) * ce).mean()))
+
+
+def test_the_controllers_turn_moves_nothing_but_its_gradient() -> None:
+    """Neither the class means nor a teacher, nor the student, whose step is only tried out."""
+    method = run().method
+    before = {name: value.clone() for name, value in method.state_dict().items() if isinstance(value, Tensor)}
+    method.step("controller", batches(), CONTEXT).loss.backward()
+    assert all(torch.equal(method.state_dict()[name], value) for name, value in before.items())
+    assert float(method.counts.sum()) == 0
 
 
 @pytest.mark.parametrize(("bias", "log"), [(30.0, "loss_distillation"), (-30.0, "loss_labelled")])

@@ -22,11 +22,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.metrics.pairwise import pairwise_kernels
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from medkd.errors import InputError
 
 Floats = NDArray[np.float64]
+ROUNDING = 1e-5  # of a kernel in float32, as a share of its largest value
 
 
 class KernelSelfDistiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -61,28 +62,28 @@ class KernelSelfDistiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def fit(
         self, X: ArrayLike, y: ArrayLike, X_val: ArrayLike | None = None, y_val: ArrayLike | None = None
     ) -> KernelSelfDistiller:
-        """X (n, p), or K (n, n) if precomputed; y (n) or (n, c). X_val, y_val: for "auto" alone.
+        """X (n, p), or K (n, n) if precomputed; y (n) or (n, c). X_val, y_val: read for "auto" alone.
 
-        Raises InputError for options out of range, ValueError (of scikit-learn) for unfit arrays.
+        Raises InputError for options out of range and for a matrix that is no kernel, ValueError for unfit arrays.
         """
         given = self._given_alphas()
-        if self.alpha_ground_truth == "auto" and (X_val is None or y_val is None):
+        if given is None and (X_val is None or y_val is None):
             raise InputError('alpha_ground_truth is "auto", which needs held-out data: fit(X, y, X_val, y_val)')
         x, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
         self.X_fit_, self.flat_ = np.asarray(x), np.ndim(y) == 1
         targets = np.asarray(y, dtype=np.float64).reshape(len(self.X_fit_), -1)
-        values, self.vectors_ = eigh(self._kernel(self.X_fit_))
-        self.eigenvalues_ = values.clip(min=0)  # what is below is rounding: a kernel has no negative eigenvalue
+        values, self.vectors_ = eigh(symmetric(self._kernel(self.X_fit_)))
+        if values[0] < -ROUNDING * abs(values).max():
+            raise InputError(f"the kernel has the eigenvalue {values[0]:.3g}; it must be positive semi-definite: rbf, "
+                             "linear and polynomial with coef0 >= 0 are, sigmoid need not be")  # fmt: skip
+        self.eigenvalues_ = values.clip(min=0)  # what is left below is rounding
         self.spectrum_ = self.vectors_.T @ targets
 
-        held_out = None
-        if X_val is not None and y_val is not None:
-            projected = self._kernel(validate_data(self, X_val, reset=False, dtype=np.float64)) @ self.vectors_
-            held_out = projected, np.asarray(y_val, dtype=np.float64).reshape(len(projected), -1)
+        held_out = self._held_out(X_val, y_val, targets.shape[1]) if given is None else None
         shrink = self.eigenvalues_ / (self.eigenvalues_ + self.penalty)
         filters, alphas = [shrink], [1.0]
         for round_ in range(1, self.rounds):
-            alpha = given[round_ - 1] if given else self._best_alpha(filters[-1], held_out)
+            alpha = given[round_ - 1] if given is not None else self._best_alpha(filters[-1], held_out)
             filters.append(shrink * (alpha + (1 - alpha) * filters[-1]))
             alphas.append(alpha)
         self.filters_, self.alphas_ = np.stack(filters), np.array(alphas)
@@ -91,7 +92,7 @@ class KernelSelfDistiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def predict(self, X: ArrayLike, round: int | None = None) -> Floats:
         """Predictions (m) or (m, c) of a round, from 1; of the last if not given."""
         check_is_fitted(self)
-        number = self.rounds if round is None else round
+        number = len(self.filters_) if round is None else round
         if not 1 <= number <= len(self.filters_):
             raise InputError(f"round is {number}; it must be 1 to {len(self.filters_)}")
         before = self.filters_[number - 2] if number > 1 else np.ones_like(self.eigenvalues_)
@@ -116,6 +117,14 @@ class KernelSelfDistiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
         found: Floats = kernel @ (self.vectors_ @ (factors[:, None] * self.spectrum_))
         return found[:, 0] if self.flat_ else found
 
+    def _held_out(self, X_val: ArrayLike | None, y_val: ArrayLike | None, columns: int) -> tuple[Floats, Floats]:
+        """The kernel of held-out samples in the eigenvectors (m, n), and their targets (m, c)."""
+        projected = self._kernel(validate_data(self, X_val, reset=False, dtype=np.float64)) @ self.vectors_
+        target: Floats = check_array(y_val, ensure_2d=False, dtype=np.float64, input_name="y_val")
+        if target.reshape(len(target), -1).shape != (len(projected), columns):
+            raise ValueError(f"y_val has shape {target.shape}; needed: {len(projected)} samples of {columns} targets")
+        return projected, target.reshape(len(target), -1)
+
     def _best_alpha(self, before: Floats, held_out: tuple[Floats, Floats] | None) -> float:
         """Of the next round, in which a fit to the labels and one to the last predictions are mixed."""
         assert held_out
@@ -132,18 +141,18 @@ class KernelSelfDistiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
         kernel: Floats = pairwise_kernels(X, self.X_fit_, metric=self.kernel, filter_params=True, **options)
         return kernel
 
-    def _given_alphas(self) -> list[float]:
-        """One a round from the second on; none for "auto"."""
+    def _given_alphas(self) -> list[float] | None:
+        """One a round from the second on; None for "auto"."""
         if not self.penalty > 0:
             raise InputError(f"penalty is {self.penalty}; it must be above 0")
-        if self.rounds < 1:
-            raise InputError(f"rounds is {self.rounds}; it must be 1 or more")
+        if not isinstance(self.rounds, (int, np.integer)) or self.rounds < 1:
+            raise InputError(f"rounds is {self.rounds!r}; it must be a whole number, 1 or more")
         given = self.alpha_ground_truth
         if isinstance(given, str):
             if given != "auto":
                 raise InputError(f'alpha_ground_truth is {given!r}; allowed: numbers in [0, 1] or "auto"')
-            return []
-        alphas = [float(given)] * (self.rounds - 1) if np.isscalar(given) else [float(v) for v in given]  # type: ignore
+            return None
+        alphas = np.ravel(given).tolist() * (self.rounds - 1 if np.ndim(given) == 0 else 1)
         if len(alphas) != self.rounds - 1 or not all(0 <= v <= 1 for v in alphas):
             raise InputError(
                 f"alpha_ground_truth is {given}; it must be one number in [0, 1], or one for each of the "
@@ -157,15 +166,34 @@ class KernelSelfDistiller(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return tags
 
 
+def symmetric(kernel: Floats) -> Floats:
+    """The kernel (n, n) itself. Raises ValueError for another shape, InputError for one that is not symmetric."""
+    if kernel.shape[0] != kernel.shape[1]:
+        raise ValueError(
+            f"the kernel has shape {kernel.shape}; needed: (n, n), of the training samples with themselves"
+        )
+    if abs(kernel - kernel.T).max() > ROUNDING * abs(kernel).max():
+        raise InputError("the kernel is not symmetric: k(a, b) must equal k(b, a)")
+    return kernel
+
+
 def best_alpha(target: Floats, of_labels: Floats, of_teacher: Floats) -> float:
     """The alpha in [0, 1] that brings alpha * of_labels + (1 - alpha) * of_teacher nearest to the target.
 
     All of one shape: predictions for held-out samples by a model fitted to the labels, and by one fitted to the last
-    round's predictions. 1 where these two agree.
+    round's predictions. 1 where these two agree. Raises ValueError for values that are not finite and for shapes that
+    differ, which would broadcast.
 
     >>> best_alpha(np.array([1.0, 1.0]), np.array([2.0, 2.0]), np.array([0.0, 0.0]))
     0.5
     """
+    if not target.shape == of_labels.shape == of_teacher.shape:
+        raise ValueError(
+            f"held-out labels have shape {target.shape}, predictions {of_labels.shape} and {of_teacher.shape}; "
+            "needed: the same"
+        )
+    if not all(np.isfinite(values).all() for values in (target, of_labels, of_teacher)):
+        raise ValueError("held-out labels or predictions hold values that are not finite: no alpha can be estimated")
     difference = of_labels - of_teacher
     size = float((difference**2).sum())
     return float(np.clip(((target - of_teacher) * difference).sum() / size, 0, 1)) if size > 0 else 1.0

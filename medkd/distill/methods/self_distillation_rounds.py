@@ -47,9 +47,11 @@ def self_distillation_rounds(
 ) -> list[Round]:
     """The models of all rounds; the first is a plain fit to the labels.
 
-    x: training samples, as `Predict` takes them. y (n, c): their labels, one-hot for classes. held_out: samples and
-    labels of others, for the estimate: never the test's. With few of them the estimate fits their noise.
-    Raises InputError for options out of range and for an estimate without held-out samples.
+    x: training samples, as `Predict` takes them. y (n, c): their labels, one-hot for classes. alpha_ground_truth: the
+    weight of the labels from the second round on, or "estimate". held_out: samples and labels (m, c) of others, for the
+    estimate: never the test's. With few of them the estimate fits their noise.
+    Raises InputError for options out of range and for an estimate without held-out samples; ValueError for labels and
+    predictions of different shapes.
 
     >>> mean = lambda targets: lambda x: np.full((len(x), 1), targets.mean())  # a model that knows the mean alone
     >>> [r.alpha for r in self_distillation_rounds(mean, [0, 0], np.array([[0.0], [2.0]]), 2, 0.25)]

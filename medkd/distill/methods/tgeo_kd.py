@@ -50,32 +50,44 @@ class TrilateralGeometry(Method):
         self.check(teacher)
         if turn == "controller":
             held_out = batch["held_out"]
+            at_start: list[Tensor] = []
+
+            def inner(network: Network) -> Tensor:
+                student = logits_of(network, labelled.image)
+                if not at_start:  # S is a constant: that of the student's own weights, wherever the network has moved
+                    at_start.append(self.vectors(student, teacher, labelled.labels))
+                return self.fused(self.ratio(at_start[0]), student, teacher, labelled.labels)[0]
+
             loss = outer_loss(
                 self.options.order,
                 self.student,
-                lambda network: self.inner(network, teacher, labelled)[0],
+                inner,
                 lambda network: F.cross_entropy(logits_of(network, held_out.image), held_out.labels),
                 self.options.inner_rate,
                 ctx.global_mean,
             )
             return StepOutput(loss, {"loss_held_out": loss.detach()})
         self.gather(teacher, labelled.labels, ctx)
-        loss, logs = self.inner(self.student, teacher, labelled, constant_ratio=True)
-        return StepOutput(loss, logs)
+        student = logits_of(self.student, labelled.image)
+        with torch.no_grad():
+            alpha = self.ratio(self.vectors(student, teacher, labelled.labels))
+        return StepOutput(*self.fused(alpha, student, teacher, labelled.labels))
 
-    def inner(
-        self, network: Network, teacher: Tensor, labelled: Batch, constant_ratio: bool = False
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """mean(alpha * tau^2 * KL(T || S) + (1 - alpha) * CE) over pixels; constant_ratio: alpha is detached."""
-        label, tau = labelled.labels, self.options.temperature
-        student = logits_of(network, labelled.image)
-        vectors = relation(
-            student.detach().softmax(1), one_hot(label, student), teacher.softmax(1),
-            self.class_means.to(student.dtype)[label].movedim(-1, 1), self.options.features,
-        )  # fmt: skip
-        with torch.autocast(student.device.type, enabled=False):
-            alpha = self.controller(vectors.movedim(1, -1))[..., 0].sigmoid()
-        alpha = alpha.detach() if constant_ratio else alpha
+    def vectors(self, student: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
+        """Logits (B, K, *S) of both and labels (B, *S) to the relation vectors (B, 9K, *S), all constant."""
+        means = self.class_means.to(student.dtype)[label].movedim(-1, 1)
+        s, t = student.detach().softmax(1), teacher.softmax(1)
+        return relation(s, one_hot(label, student), t, means, self.options.features)
+
+    def ratio(self, vectors: Tensor) -> Tensor:
+        """alpha (B, *S) of relation vectors (B, 9K, *S)."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            alpha: Tensor = self.controller(vectors.movedim(1, -1))[..., 0].sigmoid()
+        return alpha
+
+    def fused(self, alpha: Tensor, student: Tensor, teacher: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """mean(alpha * tau^2 * KL(T || S) + (1 - alpha) * CE) over pixels, and its parts for the log."""
+        tau = self.options.temperature
         kd = tau**2 * softened_kl(student, teacher, tau)
         ce = F.cross_entropy(student, label, reduction="none")
         logs = {"alpha": alpha.mean(), "loss_distillation": kd.mean(), "loss_labelled": ce.mean()}

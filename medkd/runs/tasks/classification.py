@@ -21,6 +21,7 @@ from medkd.networks.classifiers import classifier_takes
 from medkd.report.classification import image_sheet
 from medkd.runs.checks import check_dataset, check_slices
 from medkd.runs.phases import network_maker, phases_of
+from medkd.runs.streams import held_out_cases
 from medkd.runs.tasks.classification_evaluation import evaluate
 from medkd.runs.tasks.classification_prediction import predict
 from medkd.runs.tasks.protocol import Setup
@@ -46,6 +47,9 @@ class ClassificationSetup(Setup):
         flat = images[..., images.shape[-1] // 2] if images.ndim == 5 else images
         names = [self.dataset.classes[label] for label in labels]
         return image_sheet([np.moveaxis(image, 0, -1) for image in flat], list(zip(first.case_ids, names)))
+
+    def held_out(self) -> frozenset[str]:
+        return held_out_cases(self.recipe, self.dataset)
 
     def describe(self, trained: dict[str, Any]) -> ClassificationModel:
         return ClassificationModel(
@@ -78,21 +82,24 @@ def build(recipe: Recipe, runtime: Runtime) -> ClassificationSetup:
         network = recipe.build_network(number, len(dataset.channels), len(dataset.classes))
         classifier_takes(network, len(dataset.channels), recipe.preprocess.size)
     needs = {need for phase in recipe.phases for need in phase.method.needs}
-    streams = {}
+    streams, held_out = {}, held_out_cases(recipe, dataset)
     with runtime.one_before_the_others():
         own = own_images(recipe, dataset, ClassificationModel, GRID, INTENSITY)
         signals = stored_signals(recipe, dataset, recipe.labelled.augment, ())
         for name, options in recipe.streams().items():
             if name in needs:
                 labelled = name == "labelled"
-                cases = dataset.select("train", labelled)
+                cases = tuple(
+                    case for case in dataset.select("train", name != "unlabelled")
+                    if (case.id in held_out) == (name == "held_out")
+                )  # fmt: skip
                 theirs = image_arrays(dataset.root, cases, own[0], canonical=True) if own and labelled else None
                 streams[name] = ClassificationStream(
                     image_arrays(dataset.root, cases, recipe.preprocess, canonical=True), name, options.size,
-                    options.augment, recipe.seed, runtime.device, dataset if labelled else None,
+                    options.augment, recipe.seed, runtime.device, dataset if name != "unlabelled" else None,
                     runtime.rank, runtime.world, theirs, own[1] if own else (), signals if labelled else None,
                 )  # fmt: skip
-        labels = [dataset.truth(case) for case in dataset.select("train", labelled=True)]
+        labels = [dataset.truth(case) for case in dataset.select("train", labelled=True) if case.id not in held_out]
         loss = recipe.loss.build(np.bincount(labels, minlength=len(dataset.classes)).tolist())
         task = ClassificationTask(loss, dataset, dataset.select("val"), recipe.preprocess, runtime, recipe.select)
     phases = phases_of(recipe, dataset, streams)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medkd.distill.losses.bpkd import BPKDLoss, bpkd_terms, soft_edges
-from medkd.distill.losses.class_edges import edge_kernel, edges
+from medkd.distill.losses.class_edges import dilated, edge_kernel, edges
 from medkd.distill.losses.cwd import cwd_loss
 from medkd.distill.losses.hinton import hinton_kd_loss
 from medkd.distill.losses.shared import softened_kl
@@ -45,6 +45,9 @@ def random_case(seed: int, *shape: int, classes: int = 3) -> tuple[Tensor, Tenso
 def test_edges_of_the_card() -> None:
     assert edges(torch.tensor([[0, 0, 1, 1]]), 2, 3).int().tolist() == [[[0, 1, 1, 0], [0, 1, 1, 0]]]
     assert edges(ROW, 2, 3)[0, 0].int().tolist() == [0, 0, 1, 1, 0, 0]
+    first = torch.tensor([[[True, True, False, False]]])
+    assert dilated(first, (3,)).int().tolist() == [[[1, 1, 1, 0]]]
+    assert (~dilated(~first, (3,))).int().tolist() == [[[1, 0, 0, 0]]]  # the erosion; the image border is no edge
 
 
 def test_paper_loss_of_the_card() -> None:
@@ -70,6 +73,22 @@ def test_stable_loss_of_the_same_row() -> None:
     assert body.item() == near(cwd_loss(S[..., inner], T[..., inner]).item())
     assert body.item() != near(0.111637)
     assert BPKDLoss(2, 1, 3, "stable")(S, T, ROW).item() == pytest.approx(3 * body.item() + 3 * edge.item())
+
+
+def test_paper_loss_on_a_coarser_grid() -> None:
+    """Labels twice as fine as the logits: the mask is a share, and n_c its sum, not the count of cells with an edge."""
+    labels = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]])  # pixels 1 and 2 are edge: M = (1/2, 1/2, 0, 0, 0, 0)
+    edge, body = bpkd_terms(S, T, labels, kernel=3)
+    m = np.array([0.5, 0.5, 0, 0, 0, 0])
+    s, t = S[0].numpy(), T[0].numpy()
+
+    def divergence(z_s: np.ndarray, z_t: np.ndarray, axis: int) -> np.ndarray:
+        p, q = (np.exp(z) / np.exp(z).sum(axis, keepdims=True) for z in (z_t, z_s))
+        return (p * np.log(p / q)).sum(axis)
+
+    phi = divergence(s * m, t * m, 0)
+    assert edge.item() == near(2 * sum((phi * m).sum() / 1.0 for _ in range(2)))
+    assert body.item() == near(divergence(s * (1 - m), t * (1 - m), 1).mean())
 
 
 # The borders
@@ -104,6 +123,8 @@ def test_share_of_a_coarse_cell() -> None:
     share, valid = soft_edges(label, torch.zeros(2, 3, 4, 4), 3)
     assert torch.allclose(share, F.avg_pool2d(edges(label, 3, 3).float(), (2, 3)))
     assert valid.all()
+    assert torch.equal(share, soft_edges(label, torch.randn(2, 3, 4, 4).requires_grad_(), 3)[0])  # of the labels alone
+    assert not share.requires_grad
     label[:, :2, :3] = -100  # a cell without a valid voxel
     label[:, 2, :3] = -100  # one with half of them
     share, valid = soft_edges(label, torch.zeros(2, 3, 4, 4), 3)

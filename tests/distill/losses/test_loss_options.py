@@ -9,6 +9,7 @@ import torch
 from loss_cases import labels_for, pair
 from torch import Tensor
 
+from medkd.distill.loss_options import BpkdOptions
 from medkd.distill.losses.attention_transfer import AttentionTransferLoss, attention_transfer_loss
 from medkd.distill.losses.bpkd import BPKDLoss, bpkd_terms
 from medkd.distill.losses.concordance import ConcordanceLoss, concordance_loss
@@ -21,6 +22,8 @@ from medkd.distill.losses.margin_mse import MarginMSELoss, margin_mse_loss
 from medkd.distill.losses.ofa import OFALoss, ofa_loss
 from medkd.distill.losses.pld import PLDLoss, pld_loss
 from medkd.distill.losses.rkd import RKDLoss, rkd_loss
+from medkd.distill.methods.compared import Compared
+from medkd.errors import InputError
 
 S, T = pair(2, torch.float64)
 Y = labels_for(S)
@@ -61,6 +64,18 @@ OPTIONS: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
         lambda: concordance_loss(FLAT_S, FLAT_T, "sum", 0.5),
     ),
 }
+
+
+def test_a_recipe_says_the_width_of_a_border_for_each_axis() -> None:
+    """Slices 10 mm apart: seven of them are no border."""
+    shape = torch.Size((1, 3, 8, 8, 4))
+    for kernel, sides in ((5, (5, 5, 5)), ([7, 7, 1], (7, 7, 1))):
+        loss = BpkdOptions(kernel=kernel).build(Compared((shape,), (shape,), 3))
+        assert (loss.kernel, loss.normalisation) == (sides, "stable")
+    with pytest.raises(
+        InputError, match=r"kernel is \(7, 7\); it must be one odd number of voxels, or one for each of 3"
+    ):
+        BpkdOptions(kernel=[7, 7]).build(Compared((shape,), (shape,), 3))
 
 
 @pytest.mark.parametrize("name", OPTIONS)
