@@ -31,13 +31,14 @@ Extra = Callable[[Tensor, Tensor, Tensor], Tensor]
 """What an arm adds to the cross-entropy, of student and teacher logits and labels."""
 
 PAPER, STABLE = (BPKDLoss(CLASSES, 2, 7, form) for form in ("paper", "stable"))
-EXTRA: dict[str, Extra] = {
+USUAL: dict[str, Extra] = {
     "labels": lambda s, t, y: s.new_zeros(()),
     "hinton": lambda s, t, y: hinton_kd_loss(s, t, temperature=2.0),
     "cwd": lambda s, t, y: 5 * cwd_loss(s, t),
     "bpkd": PAPER,
     "bpkd, stable": STABLE,
 }
+EXTRA = USUAL
 
 
 def phantom(count: int, *seed: object) -> tuple[Tensor, Tensor]:
