@@ -57,8 +57,7 @@ class LossOptions(Options):
 
 
 class FeatureLossOptions(LossOptions):
-    """Compares the outputs of two modules, by their dotted paths (`PATH:input`: what the module gets); without paths the
-    logits."""
+    """Compares what two modules give, by their dotted paths (or get: `PATH:input`); without paths the logits."""
 
     student: str | None = Field(None, description="path of the student's module, such as upcat_1; none: its logits")
     teacher: str | None = Field(None, description="path of the teacher's module; none: its logits")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from medkd.engine.options import MethodOptions
 
 if TYPE_CHECKING:
     from medkd.engine.method import Method
     from medkd.engine.phases import Networks
+
+
+Gammas = Annotated[tuple[PositiveFloat, ...], BeforeValidator(lambda g: (g,) if isinstance(g, (int, float)) else g)]
+"""One for all logits, or a list: one for each exit, and a last one for the final logits."""
 
 
 class OfaOptions(MethodOptions):
@@ -20,9 +24,7 @@ class OfaOptions(MethodOptions):
     classes: int = Field(2, ge=2, description="of the dataset, background included")
     taps: tuple[str, ...] = Field((), description="modules of the student, shallow to deep; none: its encoder levels")
     input_size: tuple[PositiveInt, ...] = Field((), description="of the dry forward; none: 32 pixels an axis")
-    gamma: PositiveFloat | tuple[PositiveFloat, ...] = Field(
-        1.0, description="exponent of the teacher's true class; 1: plain soft labels; a list: one an exit, and a last one"
-    )
+    gamma: Gammas = Field((1.0,), description="exponent of the teacher's true class; 1: plain soft labels")
     temperature: PositiveFloat = 1.0
     form: Literal["code", "paper"] = "code"
     kd_weight: float = Field(1.0, ge=0, description="of the final logits")

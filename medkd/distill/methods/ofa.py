@@ -31,7 +31,8 @@ class OneForAll(Method):
             raise InputError(f"the encoder levels of {type(student).__name__} are not known; name modules in ofa.taps")
         shapes, logits = dry_shapes(student, taps, dry_image(student, options.input_size, side=32))
         self.exits = OfaExits(shapes, options.classes, options.width, dense=len(logits) > 2)
-        self.loss = OFALoss(options.gamma, options.temperature, options.form, options.kd_weight, options.exit_weight)
+        gamma = options.gamma[0] if len(options.gamma) == 1 else options.gamma
+        self.loss = OFALoss(gamma, options.temperature, options.form, options.kd_weight, options.exit_weight)
         self.loss.gammas_for(len(taps))
 
     def trainable(self, turn: str) -> list[nn.Parameter]:

@@ -80,8 +80,8 @@ def test_dist() -> None:
 
 
 def test_the_channel_term_of_dist_plus_has_the_wrong_sign_in_torchdistill() -> None:
-    """DIST+ adds relations of feature channels, which medkd does not have. torchdistill adds the correlation itself, not
-    1 - correlation: features equal to the teacher's are the worst, and it teaches the opposite ones. That of the
+    """DIST+ adds relations of feature channels, which medkd does not have. torchdistill adds the correlation, not 1 -
+    correlation: features equal to the teacher's are the worst, and it teaches the opposite ones. The term of the
     logits, which DIST+ shares with DIST, is right."""
     paths = {
         f"{side}_{of}_module_{what}": {"path": of, "io": "output"}[what]

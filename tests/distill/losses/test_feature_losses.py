@@ -337,6 +337,11 @@ def test_cwd_ignores_a_constant_of_each_channel(seed: int, temperature: float) -
     assert cwd_loss(s + shift, t - shift, temperature).item() == pytest.approx(value)
 
 
+def test_cwd_divides_by_the_temperature_and_multiplies_by_its_square() -> None:
+    s, t = normal(2, 3, 4, 5), normal(2, 3, 4, 5, seed=1)
+    assert cwd_loss(s, t, 4.0).item() == near(16 * cwd_loss(s / 4, t / 4).item())
+
+
 def test_cwd_compares_present_channels_only() -> None:
     s, t = normal(2, 3, 4, 5), normal(2, 3, 4, 5, seed=1)
     present = torch.tensor([[True, False, True], [False, False, True]])

@@ -148,6 +148,31 @@ def test_pld_with_two_classes_is_weighted_cross_entropy() -> None:
 
 
 @FEW
+@given(st.integers(0, 1000), st.floats(0.5, 8))
+def test_temperature_divides_the_logits_and_its_square_multiplies_the_loss(seed: int, temperature: float) -> None:
+    s, t, y = random_logits(seed, 4, 5)
+    u, v = s / temperature, t / temperature
+    for at_temperature, at_one in (
+        (hinton_kd_loss(s, t, temperature), hinton_kd_loss(u, v, 1.0)),
+        (bernoulli_kd_loss(s, t, temperature), bernoulli_kd_loss(u, v)),
+        (dkd_loss(s, t, y, temperature=temperature), dkd_loss(u, v, y, temperature=1.0)),
+        (dist_loss(s, t, temperature=temperature), dist_loss(u, v)),
+    ):
+        assert at_temperature.item() == pytest.approx(temperature**2 * at_one.item(), rel=1e-9)
+
+
+def test_bernoulli_for_a_large_temperature() -> None:
+    """T^2 KL of a sigmoid goes to an eighth of the squared difference."""
+    s, t, _ = random_logits(0, 4, 5)
+    assert bernoulli_kd_loss(s, t, 1000.0).item() == pytest.approx(((s - t).square() / 8).mean().item(), rel=1e-4)
+
+
+def test_pld_divides_the_teachers_logits_alone_by_its_temperature() -> None:
+    assert pld_loss(S, T, Y, 4.0).item() == near(pld_loss(S, T / 4, Y).item())
+    assert pld_loss(S, T, Y, 4.0).item() != near(pld_loss(S, T, Y).item())
+
+
+@FEW
 @given(st.integers(0, 1000), st.floats(-20, 20), st.sampled_from(["student", "teacher"]))
 def test_a_constant_on_all_classes_changes_nothing(seed: int, shift: float, side: str) -> None:
     s, t, y = random_logits(seed, 4, 5)
@@ -488,7 +513,7 @@ def test_sigmoids_are_compared_with_sigmoids() -> None:
 
 
 def test_pld_is_one_graph() -> None:
-    """The listing of the paper ranks by a boolean mask and a view, which cannot be traced, with ignored labels least."""
+    """The paper's listing ranks by a boolean mask and a view, which cannot be traced, least with ignored labels."""
     compiled = torch.compile(pld_loss, backend="eager", fullgraph=True)
     s, t, y = random_logits(0, 2, 3, 4)
     y[0, 1] = -100

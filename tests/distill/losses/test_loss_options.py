@@ -126,8 +126,10 @@ def test_options_have_the_defaults_of_their_loss() -> None:
     }  # fmt: skip
     for kind, module in names.items():
         shared = PUBLISHED[module].keys() & fields[kind].keys()
-        assert {name: fields[kind][name].default for name in shared} == {name: PUBLISHED[module][name] for name in shared}
+        assert {name: fields[kind][name].default for name in shared} == {
+            name: PUBLISHED[module][name] for name in shared
+        }
     assert {kind: field["weight"].default for kind, field in fields.items() if field["weight"].default != 1} == WEIGHTS
     assert {kind: field["ramp"].default for kind, field in fields.items() if field["ramp"].default} == RAMPS
     ofa = OfaOptions()
-    assert (ofa.gamma, ofa.temperature, ofa.form, ofa.kd_weight, ofa.exit_weight) == (1, 1, "code", 1, 1)
+    assert (ofa.gamma, ofa.temperature, ofa.form, ofa.kd_weight, ofa.exit_weight) == ((1,), 1, "code", 1, 1)
