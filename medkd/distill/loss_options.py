@@ -57,7 +57,7 @@ class LossOptions(Options):
 
 
 class FeatureLossOptions(LossOptions):
-    """Compares the outputs of two modules, by their dotted paths; without paths the logits."""
+    """Compares what two modules give, by their dotted paths (or get: `PATH:input`); without paths the logits."""
 
     student: str | None = Field(None, description="path of the student's module, such as upcat_1; none: its logits")
     teacher: str | None = Field(None, description="path of the teacher's module; none: its logits")
@@ -96,8 +96,10 @@ class KdOptions(LossOptions):
     standardise: bool = False
 
     def build(self, pair: Compared, labels: Tensor | None = None) -> nn.Module:
-        from medkd.distill.losses.hinton import HintonKDLoss
+        from medkd.distill.losses.hinton import HintonKDLoss, require_confidence
 
+        if self.standardise:
+            require_confidence(pair.classes)
         return HintonKDLoss(self.temperature, self.standardise)
 
 
@@ -243,7 +245,7 @@ class MgdOptions(FeatureLossOptions):
 
 
 class ReviewKdOptions(StagesLossOptions):
-    """Fused stages of the student, the deepest first, against the teacher's."""
+    """Fused stages of the student, the deepest first, against the teacher's: published before their last activation."""
 
     kind: Literal["reviewkd"] = "reviewkd"
     ramp: float = Field(1 / 12, ge=0, le=1, description="published: the first 20 of 240 epochs")

@@ -20,7 +20,10 @@ class OfaOptions(MethodOptions):
     classes: int = Field(2, ge=2, description="of the dataset, background included")
     taps: tuple[str, ...] = Field((), description="modules of the student, shallow to deep; none: its encoder levels")
     input_size: tuple[PositiveInt, ...] = Field((), description="of the dry forward; none: 32 pixels an axis")
-    gamma: PositiveFloat = Field(1.0, description="exponent of the teacher's true class; 1: plain soft labels")
+    gamma: PositiveFloat | tuple[PositiveFloat, ...] = Field(
+        1.0,
+        description="exponent of the teacher's true class, 1: plain soft labels; a list: of each exit and the last",
+    )
     temperature: PositiveFloat = 1.0
     form: Literal["code", "paper"] = "code"
     kd_weight: float = Field(1.0, ge=0, description="of the final logits")

@@ -188,6 +188,17 @@ def test_a_seed_gives_the_committed_numbers_again(name: str) -> None:
     _same(make(claim, 0)["scores"], finished(name, claim, RESULTS)[0]["scores"])
 
 
+def test_the_robust_directions_of_pld() -> None:
+    """Those that the card allows to assert: with few labels PLD beats the cross-entropy and ranks more as the teacher
+    does, and so does plain distillation. That PLD beats plain distillation is not one of them."""
+    lines = finished("pld", CLAIMS["pld"].small(), RESULTS)  # the test above makes one of them again
+    assert len(lines) >= 10
+    for found in (line["scores"] for line in lines):
+        for arm in ("pld", "hinton"):
+            assert found[arm]["accuracy"] > found["cross-entropy"]["accuracy"] + 0.02
+            assert found[arm]["rank"] > found["cross-entropy"]["rank"] + 0.05
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SMALL if name not in ("pld", "self-distillation")])
 def test_a_seed_of_the_longer_ones_gives_the_committed_numbers_again(name: str) -> None:

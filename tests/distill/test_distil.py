@@ -223,6 +223,50 @@ def test_outputs_that_would_be_misread_are_refused() -> None:
             Distil(Network(), unet(8), DistilOptions(losses=[{"kind": "sp", "student": path, "teacher": "down_1"}]))
 
 
+def test_a_map_before_its_activation() -> None:
+    """`PATH:input`, for ReviewKD: of a block that adds and activates in place, what it adds up, before and after the
+    activation has overwritten it."""
+
+    class Network(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            torch.manual_seed(width)
+            self.first, self.second = nn.Conv2d(1, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+            self.relu, self.head = nn.ReLU(inplace=True), nn.Conv2d(width, CLASSES, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.relu(self.first(x))
+            y = self.second(x)
+            y += x
+            return self.head(self.relu(y))  # the module's last forward counts
+
+    before = {"student": "relu:input", "teacher": "relu:input"}
+    options = DistilOptions(losses=[{"kind": "fitnets", "weight": 1.0, **before}], label_weight=0.0, dry_size=32)
+    method = Distil(Network(4), Network(6), options).train()
+    x = batch()["labelled"]
+    loss = method.step("student", {"labelled": x}, context()).loss
+
+    def added(network: Any) -> Tensor:
+        first = network.first(x.image).relu()
+        return network.second(first) + first
+
+    s, t = added(method.student), added(method.teacher.network)
+    assert (t < 0).any()  # not yet activated
+    torch.testing.assert_close(loss, (method.losses[0].regressor(s) - t).square().mean())
+    loss.backward()
+    assert method.student.second.weight.grad.abs().sum() > 0
+    with pytest.raises(InputError, match="the student, Network, has no module 'rel'; it has relu"):
+        Distil(Network(4), Network(6), DistilOptions(losses=[{"kind": "sp", **before, "student": "rel:input"}]))
+
+
+def test_standardised_logits_of_two_classes_are_refused_before_training() -> None:
+    with pytest.raises(InputError, match="standardised logits of 2 classes carry no confidence"):
+        Distil(
+            unet(4, classes=2), unet(8, classes=2),
+            DistilOptions(losses=[{"kind": "kd", "standardise": True}], dry_size=32),
+        )  # fmt: skip
+
+
 def test_an_image_that_a_network_cannot_take_is_said() -> None:
     fixed = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(2 * 28 * 28, CLASSES))
     with pytest.raises(InputError, match=r"the student, Sequential, cannot take an image of 64 x 64 .*; set dry_size"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medkd.distill.losses.ofa import ofa_loss
 from medkd.distill.methods.forward import tapped
 from medkd.distill.methods.ofa import OneForAll
 from medkd.distill.methods.ofa_exits import OfaExits, PatchMerging, TokenExit, dry_shapes
@@ -84,6 +85,20 @@ def test_the_loss_is_task_final_and_exits() -> None:
     assert loss(1, 0) > task
 
 
+def test_each_exit_may_have_its_gamma() -> None:
+    """n + 1 gammas for n stages, the last one for the final logits."""
+    made = method(gamma=(1.0, 1.5, 2.0)).eval()
+    with tapped(made.student, ("0", "1")) as features:
+        logits = made.student(IMAGES)
+    teacher, task = made.teacher(IMAGES), Task().supervised_loss(logits, LABELS)
+    terms = [
+        ofa_loss(z, teacher, LABELS, gamma) for z, gamma in zip([*made.exits(features), logits], made.options.gamma)
+    ]
+    assert step(made).item() == pytest.approx((task + sum(terms)).item(), rel=1e-6)
+    with pytest.raises(InputError, match="2 gammas for 2 exits; needed: one each and one for the last, or 1"):
+        method(gamma=(1.0, 1.5))
+
+
 def test_the_dry_forward_leaves_no_trace() -> None:
     plain = network(0).train()
     before = {k: v.clone() for k, v in plain.state_dict().items()}
@@ -146,8 +161,14 @@ def test_initial_values() -> None:
     exits = OfaExits({"t": (2, 16, 8)}, K, width=64)
     linear = exits.exits[0].blocks[0].linear1
     assert linear.weight.std().item() == pytest.approx(0.02, rel=0.1)
-    assert linear.weight.abs().max() <= 2.0
     assert not linear.bias.any()
+    maps = OfaExits({"m": (2, 64, 8, 8), "n": (2, 64, 8, 8)}, K, width=256)
+    deepest = maps.exits[1][0]  # 64 to 256 channels: Kaiming by what leaves it
+    assert deepest.weight.std().item() == pytest.approx((2 / 256) ** 0.5, rel=0.1)
+    assert not deepest.bias.any()
+    norms = [m for m in maps.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert all((m.weight == 1).all() and not m.bias.any() for m in norms)
 
 
 def test_bad_input_is_named() -> None:

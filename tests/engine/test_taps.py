@@ -31,9 +31,27 @@ def test_outputs_are_read_and_replaced_inside_the_block_only() -> None:
     assert torch.equal(net(x), plain)
 
 
+def test_inputs_are_read_and_replaced_too() -> None:
+    """`1.0:input` is what the ReLU gets, negative numbers and all."""
+    net, x = network(), torch.randn(3, 2)
+    seen = {}
+
+    def edit(path: str, given: Tensor) -> Tensor:
+        seen[path] = given
+        return torch.zeros_like(given)
+
+    with replaced(net, ["1.0:input"], edit):
+        inside = net(x)
+    torch.testing.assert_close(seen["1.0:input"], net[0](x))
+    torch.testing.assert_close(inside, net[1][1].bias.expand(3, 1))
+    assert hooks(net) == 0
+    with pytest.raises(ValueError, match=r"no module \['1\.7:input'\]"):
+        replaced(net, ["1.7:input"], edit).__enter__()
+
+
 def test_hooks_go_even_when_the_forward_fails() -> None:
     net = network()
-    with pytest.raises(RuntimeError, match="shapes"), replaced(net, ["0", "1.1"], lambda _, y: y):
+    with pytest.raises(RuntimeError, match="shapes"), replaced(net, ["0", "1.1", "1.0:input"], lambda _, y: y):
         net(torch.zeros(3, 5))
     assert hooks(net) == 0
 

@@ -82,7 +82,7 @@ class CRDLoss(nn.Module):
         """(B, K) indices of samples of other classes, none twice, by random numbers `uniform` (B, N) in [0, 1)."""
         need("uniform", uniform, [(len(index), len(self.labels))])
         same = self.labels[index][:, None] == self.labels
-        return uniform.to(same.device).masked_fill(same, -1.0).topk(self.count, dim=1).indices
+        return uniform.to(same.device, non_blocking=True).masked_fill(same, -1.0).topk(self.count, dim=1).indices
 
     def forward(self, student: Tensor, teacher: Tensor, index: Tensor, negatives: Tensor) -> Tensor:
         """student (B, D_s), teacher (B, D_t) pooled features; index (B), negatives (B, K) int64. Sets Z once."""

@@ -23,8 +23,9 @@ def dist_loss(
     """T^2 (beta inter + gamma intra), with rho Pearson's correlation and p = softmax(z / T).
 
     inter = 1 - mean over samples of rho(p_s, p_t) across classes; intra = 1 - mean over classes of rho across samples.
-    The voxels of dense logits are samples. rho = <a, b> / (|a| |b| + 1e-8) of the centred vectors: the 1e-8 is part of
-    the definition, and shows where a vector is almost constant.
+    The voxels of dense logits are samples; intra is of the whole batch, and micro-batches and ranks see only their own.
+    rho = <a, b> / (|a| |b| + 1e-8) of the centred vectors: the 1e-8 is part of the definition, and shows where a vector
+    is almost constant.
 
     Shape: student, teacher (B, C) or (B, C, *S); valid (B) or (B, *S) bool; a scalar.
     Raises ValueError for other shapes; InputError for T <= 0, one class, both weights 0, or (gamma > 0) fewer than 3

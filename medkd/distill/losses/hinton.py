@@ -55,10 +55,15 @@ def bernoulli_kd_loss(
     return temperature**2 * masked_mean(on + off, valid)
 
 
+def require_confidence(classes: int) -> None:
+    """Raise InputError unless standardised logits of so many classes still tell how sure a network is."""
+    if classes < 3:
+        raise InputError(f"standardised logits of {classes} classes carry no confidence; needed: 3 or more")
+
+
 def standardised(logits: Tensor) -> Tensor:
     """(z - mean) / standard deviation over classes (dim 1; n - 1 in the variance). InputError for two classes."""
-    if logits.shape[1] < 3:
-        raise InputError(f"standardised logits of {logits.shape[1]} classes carry no confidence; needed: 3 or more")
+    require_confidence(logits.shape[1])
     centred = logits - logits.mean(1, keepdim=True)
     spread = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / (logits.shape[1] - 1) ** 0.5
     shape: Tensor = centred / (spread + 1e-7)

@@ -66,5 +66,5 @@ class MGDLoss(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor, uniform: Tensor) -> Tensor:
         """uniform: numbers in [0, 1), drawn once for a step."""
         need("uniform", uniform, [(student.shape[0], *self.mask_shape(student))])
-        masked = student * kept(uniform, self.ratio).to(student.device)
+        masked = student * kept(uniform, self.ratio).to(student.device, non_blocking=True)
         return mean_squared_difference(applied(self.generation, applied(self.align, masked)), teacher)

@@ -84,13 +84,16 @@ class OFALoss(nn.Module):
         self.temperature, self.form, self.ignore_index = temperature, form, ignore_index
         self.final_weight, self.exit_weight = final_weight, exit_weight
 
+    def gammas_for(self, exits: int) -> tuple[float, ...]:
+        """Of each exit and of the final logits. Raises InputError for another number of gammas."""
+        gammas = self.gammas * (exits + 1) if self.one_gamma else self.gammas
+        if len(gammas) != exits + 1:
+            raise InputError(f"{len(gammas)} gammas for {exits} exits; needed: one each and one for the last, or 1")
+        return gammas
+
     def forward(self, student: Tensor, teacher: Tensor, labels: Tensor, exits: Sequence[Tensor] = ()) -> Tensor:
         """student (B, C, *S) final logits, exits: logits of the same shape."""
-        gammas = self.gammas * (len(exits) + 1) if self.one_gamma else self.gammas
-        if len(gammas) != len(exits) + 1:
-            raise InputError(
-                f"{len(gammas)} gammas for {len(exits)} exits; needed: one each and one for the last, or 1"
-            )
+        gammas = self.gammas_for(len(exits))
         weights = [self.exit_weight] * len(exits) + [self.final_weight]
         terms = [
             w * ofa_loss(z, teacher, labels, g, self.temperature, self.form, self.ignore_index)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medkd.distill.loss_options import LossOptions
+from medkd.engine.taps import module_of
 from medkd.errors import InputError
 
 Found = Mapping[str, Tensor]
@@ -66,7 +67,7 @@ def pooled(x: Tensor) -> Tensor:
 def known(side: str, network: nn.Module, paths: Sequence[str]) -> None:
     """Raise InputError for a path that the network does not have."""
     modules = [path for path, _ in network.named_modules()]
-    for path in paths:
+    for path in map(module_of, paths):
         if path not in modules:
             near = difflib.get_close_matches(path, modules, n=3, cutoff=0.3)
             raise InputError(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medkd.distill.class_map import Reclassified
 from medkd.engine.method import Batch
-from medkd.engine.taps import replaced
+from medkd.engine.taps import INPUT, replaced
 from medkd.engine.teachers import TEACHER_LOGITS, FrozenTeacher, for_teacher
 from medkd.engine.tensors import at_least_float32
 from medkd.errors import InputError
@@ -42,16 +42,17 @@ def main_logits(output: Tensor, image: Tensor) -> Tensor:
 
 @contextmanager
 def tapped(network: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Inside the block, the dict holds the output of each module in `paths` at its last forward.
+    """Inside the block, the dict holds the output of each module in `paths` at its last forward, or for `PATH:input` a
+    copy of its input, which an activation may change in place.
 
-    Raises InputError for a module that gives no single tensor.
+    Raises InputError for a module that gives, or gets first, no single tensor.
     """
     found: dict[str, Tensor] = {}
 
     def keep(path: str, output: Tensor) -> Tensor:
         if not isinstance(output, Tensor):
             raise InputError(f"{path} of {type(network).__name__} gives a {type(output).__name__}, not one tensor")
-        found[path] = output
+        found[path] = output.clone() if path.endswith(INPUT) else output
         return output
 
     with replaced(network, paths, keep):
@@ -66,13 +67,14 @@ def tried(network: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor
     as an activation behind a normalisation may do: what is compared would not be what the module gave.
     """
     versions: dict[str, int] = {}
+    with tapped(network, paths) as found:
 
-    def note(path: str, output: Tensor) -> Tensor:
-        versions[path] = output._version if isinstance(output, Tensor) else 0
-        return output
+        def note(path: str, output: Tensor) -> Tensor:
+            versions[path] = found[path]._version
+            return output
 
-    with replaced(network, paths, note), tapped(network, paths) as found:
-        yield found
+        with replaced(network, paths, note):
+            yield found
     for path in paths:
         if path not in found:
             raise InputError(f"{path} of {type(network).__name__} takes no part in its forward; name another module")

@@ -32,6 +32,7 @@ class OneForAll(Method):
         shapes, logits = dry_shapes(student, taps, dry_image(student, options.input_size, side=32))
         self.exits = OfaExits(shapes, options.classes, options.width, dense=len(logits) > 2)
         self.loss = OFALoss(options.gamma, options.temperature, options.form, options.kd_weight, options.exit_weight)
+        self.loss.gammas_for(len(taps))
 
     def trainable(self, turn: str) -> list[nn.Parameter]:
         return [*super().trainable(turn), *self.exits.parameters()]

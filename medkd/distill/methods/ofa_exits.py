@@ -152,7 +152,8 @@ class PatchMerging(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Convolutions Kaiming (fan out), linear maps normal of sd 0.02 cut at two units, biases zero."""
+    """Convolutions Kaiming (fan out), linear maps normal of sd 0.02 cut at two units, biases zero. The map to queries,
+    keys and values is not an nn.Linear, and keeps PyTorch's Xavier."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.trunc_normal_(layer.weight, std=0.02)

@@ -77,6 +77,22 @@ def test_student_equal_to_teacher_gives_zero(case: Case, dims: int) -> None:
     assert student.grad.abs().max() < 1e-6
 
 
+NEVER_ZERO = {"pld", "ofa", "crd"}
+"""Those that are not at rest where student and teacher agree (kd_conventions.md 6)."""
+
+
+def test_every_other_loss_is_zero_for_equal_sides() -> None:
+    """Those with projectors have tests of their own, with an identity for a projector."""
+    skipped = {case.name for case in CASES if not case.zero_for_equal and not case.trainable}
+    assert skipped | {"crd"} == NEVER_ZERO
+
+
+@pytest.mark.parametrize(("case", "dims"), [p for p in EACH if p.values[0].name in NEVER_ZERO])
+def test_losses_that_are_never_zero(case: Case, dims: int) -> None:
+    student, _ = pair(dims, torch.float64)
+    assert case.call(build(case, dims, torch.float64), student, student.clone()) > 0.1
+
+
 @pytest.mark.parametrize(("case", "dims"), EACH)
 def test_different_batches_are_refused(case: Case, dims: int) -> None:
     """Broadcasting one teacher sample over the batch would hide the mistake."""

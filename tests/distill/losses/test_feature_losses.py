@@ -281,6 +281,20 @@ def test_z_is_fixed_from_the_first_training_batch() -> None:
     assert torch.equal(loss.log_z, first)
 
 
+def test_crd_is_the_equation_of_the_card() -> None:
+    """Each side's anchors against the other's bank, P = exp(<v, m> / tau) / Z, r = K / N; here K is 6 and N 10."""
+    loss, index = crd(temperature=0.5).double(), torch.arange(4)
+    s, t = normal(4, 5), normal(4, 6)
+    negatives = loss.negatives(index, torch.rand(4, 10, generator=generator(0)))
+    rows = torch.cat([index[:, None], negatives], 1)
+    expected = 0.0
+    for anchor, bank in zip(loss.embeddings(s, t), (loss.teacher_bank, loss.student_bank)):
+        p = (torch.einsum("bd,bkd->bk", anchor, bank[rows]) / 0.5).exp()
+        p = p / (p.mean() * 10)
+        expected -= ((p[:, 0] / (p[:, 0] + 0.6)).log() + (0.6 / (p[:, 1:] + 0.6)).log().sum(1)).mean().item()
+    assert loss(s, t, index, negatives).item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_banks_move_only_when_told() -> None:
     loss, index = crd(momentum=0.25), torch.tensor([2, 7])
     s, t = normal(2, 5).float(), normal(2, 6).float()
@@ -335,6 +349,11 @@ def test_cwd_ignores_a_constant_of_each_channel(seed: int, temperature: float) -
     shift = normal(2, 3, 1, 1, seed=seed + 2)
     value = cwd_loss(s, t, temperature).item()
     assert cwd_loss(s + shift, t - shift, temperature).item() == pytest.approx(value)
+
+
+def test_cwd_divides_by_the_temperature_and_multiplies_by_its_square() -> None:
+    s, t = normal(2, 3, 4, 5), normal(2, 3, 4, 5, seed=1)
+    assert cwd_loss(s, t, 4.0).item() == near(16 * cwd_loss(s / 4, t / 4).item())
 
 
 def test_cwd_compares_present_channels_only() -> None:
@@ -440,6 +459,18 @@ def test_reviewkd_fuses_deep_features_by_attention() -> None:
     assert torch.allclose(projected, fusion.expand(expected.repeat_interleave(2, 2).repeat_interleave(2, 3)), atol=1e-6)
     nn.init.constant_(fusion.attention.bias, 50.0)  # the sigmoid of each share is 1: they need not sum to 1
     assert torch.allclose(fusion(stage, deeper, (8, 8))[1], 2 * expected, atol=1e-5)
+    fusion.attention.bias.data = torch.tensor([50.0, -50.0])  # the first share is the stage's own
+    assert torch.allclose(fusion(stage, deeper, (8, 8))[1], fusion.reduce(stage), atol=1e-6)
+
+
+def test_reviewkd_adds_up_the_levels() -> None:
+    torch.manual_seed(0)
+    loss = ReviewKDLoss([3, 3], [3, 3]).eval()
+    s, t = ([torch.randn(2, 3, n, n) for n in (2, 4)] for _ in range(2))
+    deep, residual = loss.fusions[0](s[0], None, (2, 2))
+    shallow, _ = loss.fusions[1](s[1], residual, (4, 4))
+    levels = [hierarchical_context_loss(f, its) for f, its in zip((deep, shallow), t)]
+    assert loss(s, t).item() == pytest.approx(sum(levels).item())
 
 
 def test_reviewkd_that_cannot_be_built_or_run_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 
@@ -93,20 +94,20 @@ def test_dist_between_two_samples_is_the_effect_of_eps_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "gamma", "values"),
+    ("form", "gamma", "values", "mean"),
     [
-        ("code", 1.0, (0.680803, 0.363339)),
-        ("paper", 1.0, (0.680803, 0.363339)),
-        ("code", 1.5, (0.698924, 0.400846)),
-        ("code", 2.0, (0.950579, 0.606218)),
-        ("paper", 1.5, (0.928381, 0.528806)),
-        ("paper", 2.0, (1.258583, 0.758719)),
+        ("code", 1.0, (0.680803, 0.363339), 0.522071),
+        ("paper", 1.0, (0.680803, 0.363339), 0.522071),
+        ("code", 1.5, (0.698924, 0.400846), 0.549885),
+        ("code", 2.0, (0.950579, 0.606218), 0.778398),
+        ("paper", 1.5, (0.928381, 0.528806), 0.728593),
+        ("paper", 2.0, (1.258583, 0.758719), 1.008651),
     ],
 )
-def test_ofa_of_the_card(form: str, gamma: float, values: tuple[float, float]) -> None:
+def test_ofa_of_the_card(form: str, gamma: float, values: tuple[float, float], mean: float) -> None:
     each = [ofa_loss(S[i : i + 1], T[i : i + 1], Y[i : i + 1], gamma, form=form).item() for i in range(2)]
     assert each == near(*values)
-    assert OFALoss(gamma, form=form)(S, T, Y).item() == near(sum(values) / 2)
+    assert OFALoss(gamma, form=form)(S, T, Y).item() == near(mean)
 
 
 def test_ofa_weights_of_the_card() -> None:
@@ -144,6 +145,31 @@ def test_pld_with_two_classes_is_weighted_cross_entropy() -> None:
 
 
 # Invariants
+
+
+@FEW
+@given(st.integers(0, 1000), st.floats(0.5, 8))
+def test_temperature_divides_the_logits_and_its_square_multiplies_the_loss(seed: int, temperature: float) -> None:
+    s, t, y = random_logits(seed, 4, 5)
+    u, v = s / temperature, t / temperature
+    for at_temperature, at_one in (
+        (hinton_kd_loss(s, t, temperature), hinton_kd_loss(u, v, 1.0)),
+        (bernoulli_kd_loss(s, t, temperature), bernoulli_kd_loss(u, v)),
+        (dkd_loss(s, t, y, temperature=temperature), dkd_loss(u, v, y, temperature=1.0)),
+        (dist_loss(s, t, temperature=temperature), dist_loss(u, v)),
+    ):
+        assert at_temperature.item() == pytest.approx(temperature**2 * at_one.item(), rel=1e-9)
+
+
+def test_bernoulli_for_a_large_temperature() -> None:
+    """T^2 KL of a sigmoid goes to an eighth of the squared difference."""
+    s, t, _ = random_logits(0, 4, 5)
+    assert bernoulli_kd_loss(s, t, 1000.0).item() == pytest.approx(((s - t).square() / 8).mean().item(), rel=1e-4)
+
+
+def test_pld_divides_the_teachers_logits_alone_by_its_temperature() -> None:
+    assert pld_loss(S, T, Y, 4.0).item() == near(pld_loss(S, T / 4, Y).item())
+    assert pld_loss(S, T, Y, 4.0).item() != near(pld_loss(S, T, Y).item())
 
 
 @FEW
@@ -281,6 +307,28 @@ def test_plackett_luce_special_cases() -> None:
     assert plackett_luce_loss(S, last).tolist() == [0, 0]
 
 
+def test_equal_weights_are_list_mle() -> None:
+    """C times the loss is -log of the probability of a ranking, and all rankings together have probability 1."""
+    z = torch.tensor([0.3, -1.2, 2.0, 0.4], dtype=torch.float64)
+    rankings = torch.tensor(list(itertools.permutations(range(4))))
+    losses = plackett_luce_loss(z[rankings], torch.full((24, 4), 0.25, dtype=torch.float64))
+    assert (-4 * losses).exp().sum().item() == pytest.approx(1)
+    flat = torch.zeros(1, 4, dtype=torch.float64)  # a teacher without an opinion: the label, then the order of classes
+    assert pld_loss(z[None], flat, torch.tensor([2])).item() == near(
+        plackett_luce_loss(z[[2, 0, 1, 3]][None], flat + 0.25).item()
+    )
+
+
+def test_a_confidently_wrong_teacher_all_but_switches_the_label_off() -> None:
+    """The label is ranked first, but its term weighs as little as the teacher believes in it."""
+    wrong = torch.tensor([[-20.0, 20.0, 0.0]], dtype=torch.float64)
+    assert ranking(wrong, Y[:1])[0].tolist() == [0, 1, 2]
+    s = S[:1].clone().requires_grad_()
+    pld_loss(s, wrong, Y[:1]).backward()
+    assert abs(s.grad[0, 0].item()) < 1e-15
+    assert s.grad[0, 1].item() == near((S[0, 1].exp() / S[0, 1:].exp().sum() - 1).item())
+
+
 def test_pld_ranks_the_label_first_and_equal_logits_in_order() -> None:
     tied = torch.tensor([1.0, 5.0]).repeat(50)[None]  # an unstable sort shows from about 16 classes on
     odd, even = [c for c in range(1, 100, 2) if c != 41], list(range(0, 100, 2))
@@ -317,6 +365,16 @@ def test_dist_within_samples_of_two_classes_teaches_nothing() -> None:
     s = S[:, :2].clone().requires_grad_()
     dist_loss(s, T[:, :2], gamma=0).backward()
     assert s.grad.abs().max() < 1e-6
+
+
+def test_two_samples_would_teach_dist_nothing_between_classes() -> None:
+    """Why two are refused: a correlation of two numbers is -1 or 1, whatever they are."""
+    s, t, _ = random_logits(0, 2, 5)
+    s.requires_grad_()
+    rho = pearson(s.softmax(1), t.softmax(1), 0, eps=0.0)
+    assert rho.abs().tolist() == near(*[1.0] * 5)
+    rho.sum().backward()
+    assert s.grad.abs().max() < 1e-12
 
 
 def test_what_teaches_nothing_is_refused() -> None:
@@ -444,6 +502,22 @@ def test_the_divergence_is_taken_from_the_teacher_over_the_sum_of_classes() -> N
 
 def test_ofa_has_no_factor_of_the_temperature() -> None:
     assert ofa_loss(S, T, Y, temperature=4.0).item() == near(ofa_loss(S / 4, T / 4, Y).item())
+
+
+def test_sigmoids_are_compared_with_sigmoids() -> None:
+    """OFA's published code has a variant that pairs a sigmoid student with a softmax teacher: two labels that are both
+    certain could not be learnt."""
+    both = torch.tensor([[8.0, 8.0]], dtype=torch.float64)
+    assert bernoulli_kd_loss(both, both).item() == 0
+    assert bernoulli_kd_loss(torch.zeros_like(both), both) > 0.6  # of a softmax, 1/2 each, it would be 0
+
+
+def test_pld_is_one_graph() -> None:
+    """The paper's listing ranks by a boolean mask and a view, which cannot be traced, least with ignored labels."""
+    compiled = torch.compile(pld_loss, backend="eager", fullgraph=True)
+    s, t, y = random_logits(0, 2, 3, 4)
+    y[0, 1] = -100
+    assert compiled(s, t, y).item() == pld_loss(s, t, y).item()
 
 
 def test_pld_weights_use_the_teachers_own_logits() -> None:

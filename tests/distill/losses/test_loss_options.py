@@ -1,28 +1,34 @@
-"""A module hands every option it stores to its function."""
+"""A module hands every option it stores to its function; options and their weights are the published ones."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from typing import Any, get_args
 
 import pytest
 import torch
 from loss_cases import labels_for, pair
 from torch import Tensor
 
-from medkd.distill.loss_options import BpkdOptions
+from medkd.distill.loss_options import BpkdOptions, LossUnion
 from medkd.distill.losses.attention_transfer import AttentionTransferLoss, attention_transfer_loss
 from medkd.distill.losses.bpkd import BPKDLoss, bpkd_terms
 from medkd.distill.losses.concordance import ConcordanceLoss, concordance_loss
+from medkd.distill.losses.crd import CRDLoss
 from medkd.distill.losses.cwd import CWDLoss, cwd_loss
 from medkd.distill.losses.dist import DISTLoss, dist_loss
 from medkd.distill.losses.dkd import DKDLoss, dkd_loss
 from medkd.distill.losses.embedding_alignment import EmbeddingAlignmentLoss, embedding_alignment_loss
 from medkd.distill.losses.hinton import BernoulliKDLoss, HintonKDLoss, bernoulli_kd_loss, hinton_kd_loss
 from medkd.distill.losses.margin_mse import MarginMSELoss, margin_mse_loss
+from medkd.distill.losses.mgd import MGDLoss
 from medkd.distill.losses.ofa import OFALoss, ofa_loss
 from medkd.distill.losses.pld import PLDLoss, pld_loss
 from medkd.distill.losses.rkd import RKDLoss, rkd_loss
+from medkd.distill.losses.simkd import SimKDLoss
 from medkd.distill.methods.compared import Compared
+from medkd.distill.ofa_options import OfaOptions
 from medkd.errors import InputError
 
 S, T = pair(2, torch.float64)
@@ -82,3 +88,62 @@ def test_a_recipe_says_the_width_of_a_border_for_each_axis() -> None:
 def test_a_module_is_its_function_with_its_options(name: str) -> None:
     module, function = OPTIONS[name]
     assert module().item() == function().item()
+
+
+PUBLISHED: dict[Callable[..., Any], dict[str, Any]] = {
+    HintonKDLoss: {"temperature": 4.0, "standardise": False},
+    BernoulliKDLoss: {"temperature": 1.0},
+    DKDLoss: {"alpha": 1.0, "beta": 8.0, "temperature": 4.0},
+    DISTLoss: {"beta": 1.0, "gamma": 1.0, "temperature": 1.0},
+    OFALoss: {"gamma": 1.0, "temperature": 1.0, "form": "code", "final_weight": 1.0, "exit_weight": 1.0},
+    PLDLoss: {"teacher_temperature": 1.0},
+    AttentionTransferLoss: {"power": 2.0, "mode": "code"},
+    RKDLoss: {"distance_weight": 25.0, "angle_weight": 50.0},
+    CRDLoss: {"dim": 128, "negatives": 16384, "temperature": 0.07, "momentum": 0.5},
+    CWDLoss: {"temperature": 1.0, "channels": None},
+    MGDLoss: {"ratio": 0.65, "mask": "spatial"},
+    SimKDLoss: {"reduction": 2},
+}
+"""Of classic_kd.md (mdistiller's configurations for CIFAR-100, MMRazor's for DIST and the dense losses), ofa_kd.md and
+pld.md."""
+WEIGHTS = {"fitnets": 100.0, "attention_transfer": 1000.0, "sp": 3000.0, "crd": 0.8, "cwd": 5.0}
+RAMPS = {"dkd": 20 / 240, "reviewkd": 20 / 240}
+
+
+def defaults(made: Callable[..., Any]) -> dict[str, Any]:
+    given = inspect.signature(made).parameters.items()
+    return {name: p.default for name, p in given if p.default is not inspect.Parameter.empty}
+
+
+@pytest.mark.parametrize("module", PUBLISHED, ids=lambda module: module.__name__)
+def test_defaults_are_the_published_ones(module: Callable[..., Any]) -> None:
+    found = defaults(module)
+    assert {name: found[name] for name in PUBLISHED[module]} == PUBLISHED[module]
+
+
+@pytest.mark.parametrize("function", [hinton_kd_loss, dkd_loss, dist_loss, ofa_loss, pld_loss, rkd_loss, cwd_loss])
+def test_a_function_has_the_defaults_of_its_module(function: Callable[..., Any]) -> None:
+    (module,) = (m for m in PUBLISHED if m.__module__ == function.__module__ and m is not BernoulliKDLoss)
+    ours, modules = defaults(function), defaults(module)
+    shared = ours.keys() & modules.keys()
+    assert shared
+    assert {name: ours[name] for name in shared} == {name: modules[name] for name in shared}
+
+
+def test_options_have_the_defaults_of_their_loss() -> None:
+    """And the weights and ramps are the published ones; 1 and none where none are."""
+    union, _ = get_args(LossUnion)
+    fields = {options.model_fields["kind"].default: options.model_fields for options in get_args(union)}
+    names = {
+        "kd": HintonKDLoss, "bernoulli_kd": BernoulliKDLoss, "dkd": DKDLoss, "dist": DISTLoss, "pld": PLDLoss,
+        "cwd": CWDLoss, "attention_transfer": AttentionTransferLoss, "mgd": MGDLoss, "rkd": RKDLoss, "crd": CRDLoss,
+    }  # fmt: skip
+    for kind, module in names.items():
+        shared = PUBLISHED[module].keys() & fields[kind].keys()
+        assert {name: fields[kind][name].default for name in shared} == {
+            name: PUBLISHED[module][name] for name in shared
+        }
+    assert {kind: field["weight"].default for kind, field in fields.items() if field["weight"].default != 1} == WEIGHTS
+    assert {kind: field["ramp"].default for kind, field in fields.items() if field["ramp"].default} == RAMPS
+    ofa = OfaOptions()
+    assert (ofa.gamma, ofa.temperature, ofa.form, ofa.kd_weight, ofa.exit_weight) == (1, 1, "code", 1, 1)
