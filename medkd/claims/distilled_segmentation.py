@@ -28,12 +28,16 @@ TEACHER = UNET | {"features": [12, 24, 48, 96, 96]}
 STUDENT = UNET | {"features": [4, 8, 16, 28, 28]}
 
 _AT_LEVELS = ("down_1", "down_2", "down_3")  # the stages after the stem, but the last one's 12 positions
-_ATTENTION = [{"kind": "attention_transfer", "weight": 1000.0, "student": p, "teacher": p} for p in _AT_LEVELS]
+_TENTH = "a tenth of that weight, added after the arms above were scored; no other was tried"
 _MGD = {"kind": "mgd", "student": "down_2", "teacher": "down_2", "ratio": 0.75, "weight": 2e-5 * 48 * (8 * 12 * 8)}
 
 
 def _distil(*losses: dict[str, Any]) -> dict[str, Any]:
     return {"kind": "distil", "losses": list(losses), "dry_size": 32}
+
+
+def _attention(weight: float) -> dict[str, Any]:
+    return _distil(*[{"kind": "attention_transfer", "weight": weight, "student": p, "teacher": p} for p in _AT_LEVELS])
 
 
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,8 +50,11 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
         "OFA-style: dense exits at the five encoder levels, all weights 1",
         {"kind": "ofa", "classes": len(CLASSES)},
     ),
-    "attention_transfer": (f"weight 1000 each at {', '.join(_AT_LEVELS)}", _distil(*_ATTENTION)),
+    "attention_transfer": (f"weight 1000 each at {', '.join(_AT_LEVELS)}", _attention(1000.0)),
     "mgd": ("at down_2, 3/4 masked, weight 2e-5 C H W D", _distil(_MGD)),
+    "cwd_tenth": (_TENTH, _distil({"kind": "cwd", "weight": 0.5})),
+    "bpkd_tenth": (_TENTH, _distil({"kind": "bpkd", "kernel": 3, "weight": 0.1})),
+    "attention_transfer_tenth": (_TENTH, _attention(100.0)),
 }
 """Arm -> what it is, and its method. Losses come on top of the task's loss on the labels, Dice and cross-entropy."""
 TAUGHT = tuple(arm for arm in ARMS if arm not in ("teacher", "alone"))
