@@ -28,6 +28,7 @@ class CropBank(nn.Module):
     crops: Tensor
     sizes: Tensor
     pushed: Tensor
+    replicated = ("crops", "sizes")  # what is added is every rank's
 
     def __init__(self, classes: int, channels: int, sides: Sequence[int], capacity: int = 50):
         super().__init__()

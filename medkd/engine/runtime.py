@@ -121,8 +121,16 @@ class Runtime:
         return values
 
     def average_buffers(self, module: nn.Module) -> None:
-        """Give every rank the mean of the floating-point buffers: running statistics, matrices."""
-        buffers = [b for b in module.buffers() if b.is_floating_point()]
+        """Give every rank the mean of the floating-point buffers: running statistics, matrices.
+
+        Left out are those a module names in `replicated`: large ones that it keeps alike by itself, such as banks.
+        """
+        buffers = [
+            buffer
+            for part in module.modules()
+            for name, buffer in part.named_buffers(recurse=False)
+            if buffer.is_floating_point() and name not in getattr(part, "replicated", ())
+        ]
         for bucket in _buckets(buffers) if self.world > 1 else ():
             flat = torch.cat([b.reshape(-1) for b in bucket])
             dist.all_reduce(flat)

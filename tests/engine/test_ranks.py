@@ -104,6 +104,13 @@ norm.num_batches_tracked.fill_(7)
 r.average_buffers(norm)
 assert norm.running_mean.tolist() == [1.0, 1.0] and int(norm.num_batches_tracked) == 7
 
+# but for those that a module keeps alike by itself
+norm.running_mean.fill_(float(r.rank))
+norm.running_var.fill_(float(r.rank))
+norm.replicated = ("running_mean",)
+r.average_buffers(nn.Sequential(norm))
+assert norm.running_mean.tolist() == [float(r.rank)] * 2 and norm.running_var.tolist() == [1.0, 1.0]
+
 # the first rank's weights
 torch.manual_seed(r.rank)
 layer = nn.Linear(2, 2)
@@ -120,6 +127,10 @@ assert r.from_first(None) is None
 for n in (1, 2, 3, 5, 7):
     mine = torch.tensor([[i / 3, -i] for i in r.share(range(n))], dtype=torch.float64).reshape(-1, 2)
     assert torch.equal(r.gather(mine, n), torch.tensor([[i / 3, -i] for i in range(n)], dtype=torch.float64))
+
+# rows one rank after the other, whatever their number
+mine = torch.full((2 * r.rank, 3), float(r.rank), dtype=torch.float16)
+assert r.joined(mine)[:, 0].tolist() == [1.0] * 2 + [2.0] * 4
 
 # the first of the machine before the others
 import os, sys, time

@@ -42,8 +42,8 @@ class CRDLoss(nn.Module):
     classes, at most as many as every class has. Banks and Z are buffers: part of the checkpoint, never shipped.
 
     labels: (N) int64, the class of every training sample, by the index that `forward` gets. Usual weight 0.8.
-    A step: `negatives`, `forward`, the optimiser, `update`. Over several processes gather the embeddings before
-    `update`, and do not broadcast buffers: the other processes' updates would be lost.
+    A step: `negatives`, `forward`, the optimiser, `update`. Over several processes `update` needs every process's
+    features, and the banks must not be broadcast or averaged: the others' updates would be lost.
     Raises InputError for options out of range, or if all samples are of one class.
     """
 
@@ -51,6 +51,7 @@ class CRDLoss(nn.Module):
     teacher_bank: Tensor
     labels: Tensor
     log_z: Tensor
+    replicated = ("student_bank", "teacher_bank")
 
     def __init__(
         self,
