@@ -17,6 +17,7 @@ from medkd.claims.blood_cells_pictures import draw_detections
 from medkd.claims.blood_cells_verdict import by_arm, by_seed, mean, rare, summarise
 from medkd.claims.page import NONE, markdown, spread
 from medkd.claims.runner import Line
+from medkd.claims.verdict import RULE
 from medkd.data.dataset import write_whole
 from medkd.report.curves import arms_figure, compare_curves
 from medkd.report.detections import pseudo_label_curves, relation_heat_maps
@@ -157,7 +158,7 @@ def _differences(differences: Sequence[dict[str, Any]]) -> str:
         for d in differences
     ]  # fmt: skip
     heads = ["arm", "over", "WBC AP50 by seed", "judged", "mean of RBC and WBC by seed", "judged"]
-    return markdown(heads, rows) + "\n\nA direction holds if the mean exceeds two standard errors." if rows else ""
+    return f"{markdown(heads, rows)}\n\n{RULE}" if rows else ""
 
 
 def _source_table(experiment: BloodCells, lines: Sequence[Line]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from medkd.claims.experiment import Experiment
 from medkd.claims.runner import Line, Run
 from medkd.claims.scan_cost import read_cost
-from medkd.claims.verdict import summarise
+from medkd.claims.verdict import RULE, summarise
 from medkd.data.dataset import write_whole
 from medkd.report.curves import arms_figure, compare_curves
 
@@ -198,7 +198,7 @@ def _differences(result: dict[str, Any]) -> str:
         ]
         for d in result["differences"]
     ]
-    return markdown(["arm", "over", "mean", "by seed", "judged"], rows) if rows else ""
+    return f"{markdown(['arm', 'over', 'mean', 'by seed', 'judged'], rows)}\n\n{RULE}" if rows else ""
 
 
 def _figures(experiment: Experiment, folder: Path) -> list[str]:

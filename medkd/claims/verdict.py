@@ -67,11 +67,14 @@ def verdict(experiment: Experiment, dice: Mapping[str, Mapping[int, float]]) -> 
     return "; ".join([*(parts or ["nothing to judge yet"]), experiment.caveat])
 
 
+RULE = "A direction holds if the mean exceeds two standard errors; fewer than three seeds are not judged."
+
+
 def judge(difference: np.ndarray) -> str:
-    """In words. The direction holds if its mean exceeds two standard errors; one seed says nothing."""
+    """In words, by the RULE."""
     n = len(difference)
-    if n < 2:
-        return "one seed, no judgement"
+    if n < 3:
+        return f"{'one seed' if n == 1 else 'two seeds'}, no judgement"
     error = 2 * difference.std(ddof=1) / np.sqrt(n)
     if difference.mean() > error:
         return "the direction holds"

@@ -125,13 +125,15 @@ class Runtime:
 
         Left out are those a module names in `replicated`: large ones that it keeps alike by itself, such as banks.
         """
+        if self.world == 1:
+            return
         buffers = [
             buffer
             for part in module.modules()
             for name, buffer in part.named_buffers(recurse=False)
             if buffer.is_floating_point() and name not in getattr(part, "replicated", ())
         ]
-        for bucket in _buckets(buffers) if self.world > 1 else ():
+        for bucket in _buckets(buffers):
             flat = torch.cat([b.reshape(-1) for b in bucket])
             dist.all_reduce(flat)
             for b, part in zip(bucket, (flat / self.world).split([b.numel() for b in bucket])):

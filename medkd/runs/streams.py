@@ -1,5 +1,5 @@
-"""The data streams of a segmentation recipe: which cases each reads, and this rank's slice of every batch. And, also
-of classification, which patients are held out."""
+"""The data streams of a segmentation recipe: which cases each reads, and this rank's slice of every batch; and the
+patients that a recipe of segmentation or classification holds out."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_numbers_and_what_is_missing(experiment, line, tmp_path):
     missing = re.search(r"Still missing: (.*)\.", text).group(1)
     assert "labelled_only seed 2" in missing
     assert "labelled_only seed 1" not in missing
-    assert "| bcp | labelled_only | +0.240 | +0.200, +0.280 | the direction holds |" in text
+    assert "| bcp | labelled_only | +0.240 | +0.200, +0.280 | two seeds, no judgement |" in text
     assert "the same parameters" not in text  # without counts the page does not claim it
     assert "- bcp at 0.75 or more: **reached**, 0.750 (3 seeds)" in text
     assert "- bcp at 0.15 or more over labelled_only: **reached**, 0.240 (2 seeds)" in text
@@ -69,6 +69,7 @@ def test_the_verdict_follows_the_numbers(experiment, line):
     assert judge(np.array([0.05, -0.06, 0.04])) == "within noise"
     assert judge(np.array([-0.05, -0.06, -0.04])) == "does not hold here"
     assert judge(np.array([0.5])) == "one seed, no judgement"
+    assert judge(np.array([0.5, 0.6])) == "two seeds, no judgement"
     worse = [line(arm, s, v + s / 100, BUDGET) for arm, v in (("bcp", 0.5), ("bcp_twin", 0.6)) for s in range(3)]
     result = summarise(experiment, worse)
     assert "bcp over bcp_twin: does not hold here (-0.100 Dice, 3 seeds)" in result["verdict"]
