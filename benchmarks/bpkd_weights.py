@@ -1,6 +1,8 @@
 """Weights for the experiment of BPKD (`medkd reproduce bpkd`), chosen on images that no seed of it sees.
 
-python benchmarks/bpkd_weights.py      about 5 minutes of one core; every arm gets the same factors on its usual weight
+python benchmarks/bpkd_weights.py > docs/results/claims/bpkd_weights.txt      about 5 minutes of one core
+
+Every arm gets the same factors on its usual weight.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ CLAIM = SmallClaim(
         "Arms add to the cross-entropy a tenth of the usual weight of: Hinton, 1 at T = 2; channel-wise "
         "distillation, 5; BPKD as reconstructed from the paper, 20 (body) and 50 (edge); its stable form, 3 and 3. "
         "A tenth was the best of 1, 0.3, 0.1 and 0.03 for each of the four, by border IoU on other images "
-        "(`benchmarks/bpkd_weights.py`). The border is 7 pixels wide. *Border IoU*: of the pixels of each mask "
+        "([numbers](claims/bpkd_weights.txt)). The border is 7 pixels wide. *Border IoU*: of the pixels of each mask "
         "within 2 pixels of its outside; HD95 in pixels, without organs of which nothing was found. The paper "
         "distils networks of Cityscapes and ADE20K; its training code was never published. **Fourth version:** the "
         "third had the usual weights, with which BPKD and channel-wise distillation did harm, and the weights were "
