@@ -71,7 +71,9 @@ class Experiment(Planned):
     def report(self, lines: list[Line], out: Path, more: str) -> None:
         from medkd.claims.diagnostics import draw_diagnostics
         from medkd.claims.page import write_page
+        from medkd.claims.scan_scores import write_scan_scores
 
+        write_scan_scores(self, out / self.name)
         draw_diagnostics(self, out / self.name)
         write_page(self, lines, out, more)
 

@@ -21,6 +21,7 @@ from medkd.report.curves import arms_figure, compare_curves
 NONE = "–"
 FIGURES = {
     "arms.png": "Test Dice of every arm and seed",
+    "by_scan.png": "Dice of every test scan, mean over classes and seeds, the hardest first (by_scan.csv beside it)",
     "curves.png": "Validation Dice over training, seed 0",
     "pseudo_labels.png": "Dice of the teacher's pseudo-labels on unlabelled training scans, seed 0: their hidden "
     "labels are read for this picture only",

@@ -108,7 +108,7 @@ def test_a_finished_experiment(tmp_path, tiny):
     assert set(two["scores_best"]) == {"rv", "myo", "lv", "mean"}
     assert any("teacher/hidden_dice" in row for row in two["validation"])
     assert not any("student/hidden_dice" in row for row in one["validation"])
-    names = ("arms", "curves", "pseudo_labels", "features", "composites", "overlays")
+    names = ("arms", "by_scan", "curves", "pseudo_labels", "features", "composites", "overlays")
     for name in names:
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "bcp_phantom.md").read_text()
