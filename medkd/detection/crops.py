@@ -20,7 +20,7 @@ from medkd.engine.tensors import need
 
 class CropBank(nn.Module):
     """The last `capacity` crops of each class: (K * capacity + 1, C, *side) float16; the last row takes the
-    dropped ones.
+    dropped ones and stays zero.
 
     classes, capacity, channels; sides: stored size of a crop along the axes of the image, in pixels.
     """
@@ -66,6 +66,7 @@ class CropBank(nn.Module):
         slot = labels * self.capacity + (self.pushed[labels] + order) % self.capacity
         slot = torch.where(kept, slot, len(self.crops) - 1)
         self.crops[slot], self.sizes[slot] = crops, sizes
+        self.crops[-1], self.sizes[-1] = 0, 0  # which of the dropped was written last is chance
         self.pushed += chosen.sum(0)
 
     def held(self) -> Tensor:
