@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
@@ -11,9 +12,6 @@ from medkd.claims.experiment import Experiment
 from medkd.claims.runner import Run, finished, run_folder
 from medkd.data.dataset import write_whole
 from medkd.report.score_grid import score_grid
-
-ByScan = dict[str, dict[str, float]]
-"""Arm -> scan -> Dice."""
 
 
 def write_scan_scores(experiment: Experiment, folder: Path) -> None:
@@ -24,19 +22,20 @@ def write_scan_scores(experiment: Experiment, folder: Path) -> None:
     found: dict[str, dict[str, list[float]]] = {}
     runs = finished(experiment, folder)
     for run in runs:
-        table = evaluated(experiment, run, folder)
-        if not table.exists():
+        evaluation = evaluated(experiment, run, folder)
+        if not evaluation.exists():
             return
-        for scan, dice in scan_dice(table).items():
+        for scan, dice in scan_dice(evaluation).items():
             found.setdefault(run.arm, {}).setdefault(scan, []).append(dice)
     if not runs:
         return
-    means: ByScan = {
-        arm: {scan: fmean(dice) for scan, dice in found[arm].items()} for arm in experiment.arms if arm in found
-    }
-    scans = dict.fromkeys(scan for arm in means.values() for scan in arm)
-    rows = [",".join([scan, *(f"{arm[scan]:.4f}" if scan in arm else "" for arm in means.values())]) for scan in scans]
-    write_whole(folder / "by_scan.csv", "\n".join([",".join(["scan", *means]), *rows]) + "\n")
+    means = {arm: {scan: fmean(dice) for scan, dice in found[arm].items()} for arm in experiment.arms if arm in found}
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["scan", *means])
+    for scan in dict.fromkeys(scan for arm in means.values() for scan in arm):
+        writer.writerow([scan, *(f"{arm[scan]:.4f}" if scan in arm else "" for arm in means.values())])
+    write_whole(folder / "by_scan.csv", table.getvalue())
     (folder / "by_scan.png").write_bytes(score_grid(means))
 
 

@@ -1,7 +1,8 @@
-"""One score of many cases by arm as a grid of colours, as PNG bytes."""
+"""Test Dice of many cases by arm as a grid of colours, as PNG bytes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,17 +14,16 @@ from medkd.report.curves import WIDTH
 from medkd.report.figures import DPI, FAINT, INK, NORMAL, SMALL, png, shorten
 
 
-def score_grid(scores: Mapping[str, Mapping[str, float]], measure: str = "test Dice") -> bytes:
-    """scores: arm -> case -> a score in [0, 1]. A line an arm with its mean, a column a case, the hardest at the left.
+def score_grid(scores: Mapping[str, Mapping[str, float]]) -> bytes:
+    """scores: arm -> case -> test Dice. A line an arm with its mean, a column a case, the hardest at the left.
 
     A case that an arm lacks, or whose score is not defined (NaN), stays white. Raises InputError without a score.
     """
-    cases = list(dict.fromkeys(case for arm in scores.values() for case in arm))
-    grid = np.array([[arm.get(case, np.nan) for case in cases] for arm in scores.values()])
-    if not np.isfinite(grid).any():
-        raise InputError(f"no {measure} to draw for the arms {list(scores)}; give every arm a score a case")
-    known = np.isfinite(grid).any(0)
-    grid, cases = grid[:, known], [case for case, k in zip(cases, known) if k]
+    known = {arm: {case: v for case, v in found.items() if math.isfinite(v)} for arm, found in scores.items()}
+    cases = list(dict.fromkeys(case for found in known.values() for case in found))
+    if not cases:
+        raise InputError(f"no test Dice to draw for the arms {list(scores)}; give every arm a score a case")
+    grid = np.array([[found.get(case, np.nan) for case in cases] for found in known.values()])
     order = np.nanmean(grid, 0).argsort(kind="stable")
     grid, cases = grid[:, order], [cases[i] for i in order]
     size = (WIDTH, 1.9 + 0.22 * len(scores))
@@ -39,7 +39,7 @@ def score_grid(scores: Mapping[str, Mapping[str, float]], measure: str = "test D
     ax.tick_params(length=0, labelcolor=INK)
     ax.spines[:].set_visible(False)
     bar = figure.colorbar(drawn, ax=ax, pad=0.07, fraction=0.03)
-    bar.set_label(f"{measure} (mean at the line's end)", size=SMALL, color=INK)
+    bar.set_label("test Dice (mean at the line's end)", size=SMALL, color=INK)
     bar.ax.tick_params(labelsize=SMALL, color=FAINT, labelcolor=INK)
     bar.outline.set_visible(False)
     return png(figure)
