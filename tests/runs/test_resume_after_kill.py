@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from disturbed import log_rows, newest_step
 
 from medkd.data.phantom import CLASSES, PhantomOptions, write_cohort
 from medkd.engine.checkpoint import load_state
@@ -42,11 +42,11 @@ def test_sigkill_and_resume(tmp_path: Path) -> None:
     reached = []
     for stop in (9, 43, 80):  # in both phases, and never at a checkpoint by design
         run = start(tmp_path / "recipe.yaml", tmp_path / "killed", *(["--resume"] if reached else []))
-        while run.poll() is None and steps(tmp_path / "killed") < stop:
+        while run.poll() is None and newest_step(tmp_path / "killed") < stop:
             time.sleep(0.01)
         run.send_signal(signal.SIGKILL)
         run.wait()
-        reached.append(steps(tmp_path / "killed"))
+        reached.append(newest_step(tmp_path / "killed"))
     assert reached[-1] < 120, "the run ended before it was killed"
     last = start(tmp_path / "recipe.yaml", tmp_path / "killed", "--resume")
     assert last.wait() == 0, last.stderr and last.stderr.read()
@@ -56,13 +56,7 @@ def test_sigkill_and_resume(tmp_path: Path) -> None:
     for name in ("best", "last"):
         file = f"weights/{name}.safetensors"
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes()
-    assert log(tmp_path / "whole") == log(tmp_path / "killed")
-
-
-def steps(out: Path) -> int:
-    """The step of the last checkpoint."""
-    path = out / "last.safetensors"
-    return int(load_state(path)["global_step"]) if path.exists() else 0
+    assert log_rows(tmp_path / "whole") == log_rows(tmp_path / "killed")
 
 
 def flat(value: object) -> object:
@@ -71,9 +65,3 @@ def flat(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [flat(v) for v in value]
     return value.tolist() if hasattr(value, "tolist") else value
-
-
-def log(out: Path) -> list[dict[str, object]]:
-    """The rows without the times."""
-    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("iterations_per_second", "data_share")} for r in rows]

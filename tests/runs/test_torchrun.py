@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from disturbed import log_rows, newest_step
 
 from medkd.config.load import load_recipe
 from medkd.config.models import load_model
 from medkd.data.phantom import CLASSES, PhantomOptions, write_cohort
-from medkd.engine.checkpoint import load_state
 from medkd.runs.phantom import phantom_recipe
 from medkd.runs.prepare import prepare
 from medkd.runs.train import build
@@ -28,7 +28,6 @@ from medkd.runs.train import build
 pytestmark = pytest.mark.slow
 
 STEPS = (20, 60)
-TIMES = ("iterations_per_second", "data_share")
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +62,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 def reach(process: subprocess.Popen[str], out: Path, step: int) -> None:
     """Wait until a checkpoint of that step, or a later one, is there."""
     for _ in range(6000):
-        path = out / "last.safetensors"
-        if path.exists() and load_state(path)["global_step"] >= step:
+        if newest_step(out) >= step:
             return
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
@@ -84,9 +82,7 @@ def workers(process: subprocess.Popen[str]) -> dict[int, int]:
 
 def ending(out: Path) -> dict[str, Any]:
     files = ("last.safetensors", "weights/best.safetensors", "weights/last.safetensors", "model/model.safetensors")
-    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    log = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
-    return {name: (out / name).read_bytes() for name in files} | {"log": log}
+    return {name: (out / name).read_bytes() for name in files} | {"log": log_rows(out)}
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +121,7 @@ def test_a_death_ends_all_within_a_minute_and_a_stop_is_agreed_on_and_both_go_on
     assert time.monotonic() - died < 60
     assert process.returncode != 0
     assert "Signal 9 (SIGKILL)" in text  # torchrun names the rank that died
-    last = load_state(out / "last.safetensors")["global_step"]
+    last = newest_step(out)
     assert 15 <= last < sum(STEPS)
 
     process = start(recipe, out, "--resume")
@@ -135,7 +131,7 @@ def test_a_death_ends_all_within_a_minute_and_a_stop_is_agreed_on_and_both_go_on
     assert process.returncode != 0
     assert text.count("SIGTERM: stopping after this step") == 2
     assert text.count("stopped on request after step") == 2
-    stopped = load_state(out / "last.safetensors")["global_step"]
+    stopped = newest_step(out)
     assert f"after step {stopped - STEPS[0]} of phase stage 2" in text
 
     finish(start(recipe, out, "--resume"))
