@@ -287,7 +287,7 @@ def page(result: dict[str, Any], command: str) -> str:
         _parts(result["published_parts"], "The published network (width 16, batch normalisation, dropout), its images"),
         "## Other ways to compute the published step",
         markdown(
-            ["step", "ms", "against the first"],
+            ["step", "ms", "against the first (median of pairs)"],
             [[n, f"{1e3 * v['seconds']:.0f}", f"{v['ratio']:.2f}"] for n, v in result["variants"].items()],
         ),
         "One batch for both composites changes the batch statistics, so the faithful presets keep two forwards.",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 IMAGES = "Boxes and classes of images"
 ARCHIVE = "DICOM archives"
 PRIVACY = "Privacy"
+DRY = "nothing was written: leave out --dry-run to write the dataset"
 
 
 def prepare(
@@ -143,21 +144,16 @@ def prepare(
     if single and (labels or (table and not table_counts) or channels != "image" or choice != Choice()):
         what = "--labels, --channels" if table_counts else "--labels, --table, --channels"
         raise InputError(f"{what} and the options of DICOM archives have no effect on {task}")
-    try:
-        shares = tuple(float(v) for v in split.split("/")) if split else None
-    except ValueError:
-        raise InputError(f"--split is {split!r}; write three shares, 0.7/0.1/0.2") from None
     with Progress(transient=True) as bar:
         shown = bar.add_task("read headers", total=None)
-        names = _names(classes) if classes else None
 
         def progress(stage: str, n: int, total: int) -> None:
             bar.update(shown, description=stage, completed=n, total=total)
 
         dataset: DatasetFolder
         every: dict[str, Any] = {
-            "classes": names, "split": shares, "seed": seed, "key": key, "keep_identifiers": keep_identifiers,
-            "dry_run": dry_run, "progress": progress,
+            "classes": _names(classes) if classes else None, "split": _shares(split), "seed": seed, "key": key,
+            "keep_identifiers": keep_identifiers, "dry_run": dry_run, "progress": progress,
         }  # fmt: skip
         if single:
             every |= {"labelled": _labelled(labelled, "all"), "patient_pattern": patient_pattern}
@@ -172,14 +168,18 @@ def prepare(
                 say=lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True),
             )  # fmt: skip
     _count(dataset)
-    if dry_run:
-        print("nothing was written: leave out --dry-run to write the dataset")
-    else:
-        print(f"look at: {out / ('report.json' if task == 'classification' else 'report.html')}")
-        if not (keep_identifiers or (table and not single)):
-            print(f"private: {key or default_key(out)} says whose each case is; keep it, do not pass it on")
-        if not single:
-            print(f"next: medkd train configs/segmentation/bcp_acdc_3.yaml {shlex.quote(f'data={out}')} --out RUN")
+    private = None if keep_identifiers or (table and not single) else key or default_key(out)
+    print("\n".join(_look_at(task, out, private) if not dry_run else [DRY]))
+
+
+def _look_at(task: str, out: Path, private: Path | None) -> list[str]:
+    """What was written, and what to do with it next."""
+    lines = [f"look at: {out / ('report.json' if task == 'classification' else 'report.html')}"]
+    if private:
+        lines.append(f"private: {private} says whose each case is; keep it, do not pass it on")
+    if task == "segmentation":
+        lines.append(f"next: medkd train configs/segmentation/bcp_acdc_3.yaml {shlex.quote(f'data={out}')} --out RUN")
+    return lines
 
 
 def _count(dataset: DatasetFolder) -> None:
@@ -199,6 +199,15 @@ def _task(task: str | None, boxes: Path | None) -> str:
     if boxes and task not in (None, "detection"):
         raise InputError(f"--boxes has no effect on {task}; leave it out, or --task")
     return task or ("detection" if boxes else "segmentation")
+
+
+def _shares(split: str | None) -> tuple[float, ...] | None:
+    from medkd.errors import InputError
+
+    try:
+        return tuple(float(share) for share in split.split("/")) if split else None
+    except ValueError:
+        raise InputError(f"--split is {split!r}; write three shares, 0.7/0.1/0.2") from None
 
 
 def _labelled(text: str | None, default: Any = None) -> Any:
