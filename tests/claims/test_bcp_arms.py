@@ -50,7 +50,9 @@ def acdc(tmp_path: Path) -> Dataset:
 def test_equal_updates_and_student_images() -> None:
     accounts = {arm: images(acdc_recipe(arm, DATA, 0))["student_images"] for arm in ARMS}
     updates = {arm: sum(p.steps for p in acdc_recipe(arm, DATA, 0).phases) for arm in ARMS}
-    total = bcp_acdc.PRETRAIN + bcp_acdc.SELFTRAIN
+    total, long = bcp_acdc.PRETRAIN + bcp_acdc.SELFTRAIN, bcp_acdc.PRETRAIN + bcp_acdc.LONG
+    for arm in ("bcp_long", "labelled_strong_long"):
+        assert (updates.pop(arm), accounts.pop(arm)) == (long, 12 * long)
     assert set(updates.values()) == {total}
     published = {arm: accounts.pop(arm) for arm in ("bcp_faithful", "bcp_faithful_twin")}
     assert set(accounts.values()) == {12 * total}
@@ -63,6 +65,13 @@ def test_a_twin_differs_in_the_box_alone(arm: str) -> None:
     for phase in two["phases"]:
         assert phase["method"]["beta"] == 0
         phase["method"]["beta"] = 2 / 3
+    assert one == two
+
+
+@pytest.mark.parametrize("arm", ["bcp", "labelled_strong"])
+def test_a_long_arm_differs_in_length_alone(arm: str) -> None:
+    one, two = (acdc_recipe(name, DATA, 1).model_dump(mode="json") for name in (arm, f"{arm}_long"))
+    assert two["phases"][-1].pop("steps") - one["phases"][-1].pop("steps") == bcp_acdc.LONG - bcp_acdc.SELFTRAIN
     assert one == two
 
 
@@ -161,5 +170,5 @@ def test_the_command_writes_a_page_of_what_is_missing(acdc: Dataset, tmp_path: P
     assert run([*arguments, "--page-only", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert len(result["missing"]) == 2 * len(ARMS)
-    assert "**0 of 24 runs are finished.**" in (tmp_path / "results" / "bcp_acdc.md").read_text()
+    assert "**0 of 28 runs are finished.**" in (tmp_path / "results" / "bcp_acdc.md").read_text()
     assert run(["reproduce", "bcp", "--data", str(tmp_path), "--page-only"]) == 2
