@@ -142,8 +142,8 @@ def acdc(dataset: Dataset, seeds: int) -> Experiment:
         command=f"medkd reproduce bcp --data DATASET --seeds {seeds}",
         credit="ACDC, Bernard et al., IEEE TMI 2018, CC BY-NC-SA 4.0",
         shared=False,
-        stages=f"stage 1 + stage 2; arms of one stage make their sum; the `_long` arms {PRETRAIN}+{LONG}, planned when the "
-        "others had been scored",
+        stages=f"stage 1 + stage 2; arms of one stage make their sum; the `_long` arms {PRETRAIN}+{LONG}, planned when "
+        "the others had been scored",
         aims=(
             Aim("bcp", 0.75),
             Aim("bcp_long", 0.75),
