@@ -45,7 +45,7 @@ def main(folder: Path) -> None:
     }
     print(f"{'test Dice, mean over scans':26}" + "".join(f"{name:>24}" for name in groups))
     print(f"{'scans':26}" + "".join(f"{len(found):24}" for found in groups.values()))
-    for arm in list(rows[0])[1:]:
+    for arm in list(rows[0])[2:]:
         print(f"{arm:26}" + "".join(f"{fmean(float(r[arm]) for r in found):24.3f}" for found in groups.values()))
     beyond = {scan: round(angle) for scan, angle in sorted(turned.items()) if angle > REACH}
     print(f"\nturned by more than {REACH} degrees:", ", ".join(f"{scan} {angle}" for scan, angle in beyond.items()))

@@ -47,10 +47,23 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 WARM_UP = 3
 SMALL = {"features": [12, 24, 48, 96, 192], "norm": "instance", "dropout": [0.0]}
 PUBLISHED = {"features": [16, 32, 64, 128, 256], "norm": "batch"}
+ADAMW = {"kind": "adamw", "lr": 0.001}
+SGD = {"kind": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 1.0e-4}
 PARTS = ("data", "teacher", "components", "composites", "student forward", "loss", "backward", "optimizer", "EMA")
 
 
-def recipe_of(data: Path, network: dict[str, Any], method: dict[str, Any], augment: str, steps: int) -> Recipe:
+def published_recipe(data: Path, steps: int, **method: bool) -> Recipe:
+    return recipe_of(data, PUBLISHED, {"preset": "faithful_2d", **method}, "bcp", SGD, steps)
+
+
+def recipe_of(
+    data: Path,
+    network: dict[str, Any],
+    method: dict[str, Any],
+    augment: str,
+    optimizer: dict[str, Any],
+    steps: int,
+) -> Recipe:
     stream = {"size": 12, "augment": {"preset": augment}}
     return parse_recipe(
         {
@@ -60,8 +73,7 @@ def recipe_of(data: Path, network: dict[str, Any], method: dict[str, Any], augme
             "labelled": stream,
             "unlabelled": stream,
             "phases": [
-                {"name": "selftrain", "method": {"kind": "bcp", **method}, "steps": steps,
-                 "optimizer": {"kind": "adamw", "lr": 0.001}},
+                {"name": "selftrain", "method": {"kind": "bcp", **method}, "steps": steps, "optimizer": optimizer},
             ],
         }
     )  # fmt: skip
@@ -210,8 +222,7 @@ def parts(run: PhaseRun, rounds: int) -> dict[str, float]:
 def variants(data: Path, rounds: int) -> dict[str, dict[str, Any]]:
     """The published network and batch, and other ways to compute the same step, in turn."""
     steps = WARM_UP + rounds
-    published = recipe_of(data, PUBLISHED, {"preset": "faithful_2d"}, "bcp", steps)
-    joint = recipe_of(data, PUBLISHED, {"preset": "faithful_2d", "joint_forward": True}, "bcp", steps)
+    published, joint = published_recipe(data, steps), published_recipe(data, steps, joint_forward=True)
     runs = {
         "as published: two forwards": phase_run(published),
         "one batch for both composites": phase_run(joint),
@@ -251,8 +262,8 @@ def main() -> None:
         data = folder / "data"
         prepare(folder / "cohort", data, table=folder / "cohort" / "cases.csv", classes=CLASSES)
         steps = WARM_UP + max(a.pairs, a.rounds) + 1
-        small = recipe_of(data, SMALL, {}, "light", steps)
-        published = recipe_of(data, PUBLISHED, {"preset": "faithful_2d"}, "bcp", steps)
+        small = recipe_of(data, SMALL, {}, "light", ADAMW, steps)
+        published = published_recipe(data, steps)
         result = {
             "overhead": overhead(small, a.pairs, a.repeats, folder),
             "parts": parts(phase_run(small), a.rounds),

@@ -146,10 +146,10 @@ def acdc(dataset: Dataset, seeds: int) -> Experiment:
         "the others had been scored",
         aims=(
             Aim("bcp", 0.75),
-            Aim("bcp_long", 0.75),
+            Aim("bcp_long", 0.75, note="a second attempt, planned when bcp had been scored"),
             *(Aim("bcp", 0.15, over) for over in ("labelled_only", "labelled_strong", "bcp_twin")),
         ),
-        watched=lambda run: run.seed == 0 and "unlabelled" in needs(run.arm),
+        watched=lambda run: run.seed == 0 and ARMS[run.arm].labelled == LABELLED and "unlabelled" in needs(run.arm),
         pictured=lambda run: run == Run("bcp", 0),
     )
 

@@ -25,11 +25,15 @@ from medkd.runs.phases import network_maker
 
 @dataclass(frozen=True)
 class Aim:
-    """What was wanted of an arm before it was measured: test Dice of at least `least`, or so much more than `over`."""
+    """What was wanted of an arm before it was measured: test Dice of at least `least`, or so much more than `over`.
+
+    note: what else to know of it.
+    """
 
     arm: str
     least: float
     over: str | None = None
+    note: str = ""
 
     def __str__(self) -> str:
         if self.over and self.least < 0:

@@ -23,8 +23,10 @@ CASES = 12  # spread over the unlabelled training cases: enough for a curve, qui
 
 
 class HiddenLabels:
-    """The task of `setup`, whose evaluation also gives `hidden_dice`: Dice of what a network would teach as
-    pseudo-labels (argmax, largest component) on a fixed few of the unlabelled cases, mean over classes and cases.
+    """The task of `setup`, whose evaluation also gives `hidden_dice`: Dice of a network's pseudo-labels (argmax,
+    largest component) on a fixed few of the unlabelled cases, mean over classes and cases. It predicts in evaluation
+    mode: a teacher that teaches in training mode (batch statistics, dropout) may teach other labels. Arms with the
+    same unlabelled cases can be compared.
     `hidden_seconds` and `hidden_cpu_seconds` are what that took."""
 
     def __init__(self, setup: Setup):

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 from medkd.claims.experiment import Experiment
 from medkd.claims.runner import Line, Run
 from medkd.claims.scan_cost import read_cost
+from medkd.claims.scan_scores import over_patients
 from medkd.claims.verdict import RULE, summarise
 from medkd.data.dataset import write_whole
 from medkd.report.curves import arms_figure, compare_curves
@@ -23,8 +24,8 @@ FIGURES = {
     "arms.png": "Test Dice of every arm and seed",
     "by_scan.png": "Dice of every test scan, mean over classes and seeds, the hardest first (by_scan.csv beside it)",
     "curves.png": "Validation Dice over training, seed 0",
-    "pseudo_labels.png": "Dice of the teacher's pseudo-labels on unlabelled training scans, seed 0: their hidden "
-    "labels are read for this picture only",
+    "pseudo_labels.png": "Dice of the teacher's pseudo-labels (as the teacher predicts in evaluation mode) on "
+    "unlabelled training scans, seed 0: their hidden labels are read for this picture only",
     "features.png": "Features of labelled and of unlabelled pixels before the head, by true class, along their first "
     "principal axis, in standard deviations: before (labelled patients only) and after (BCP), seed 0",
 }
@@ -47,7 +48,8 @@ def write_page(experiment: Experiment, lines: Sequence[Line], out: Path, more: s
         if curves:
             shipped = {line["arm"]: line["candidate"] for line in first}
             (folder / "curves.png").write_bytes(compare_curves(curves, shipped=shipped))
-        hidden = {arm: rows for arm, rows in curves.items() if any("teacher/hidden_dice" in row for row in rows)}
+        watched = {arm: rows for arm, rows in curves.items() if experiment.watched(Run(arm, 0))}
+        hidden = {arm: rows for arm, rows in watched.items() if any("teacher/hidden_dice" in row for row in rows)}
         if hidden:
             teachers = dict.fromkeys(hidden, "teacher")
             drawn = compare_curves(hidden, "hidden_dice", teachers, "Dice of pseudo-labels")
@@ -76,11 +78,12 @@ def page(experiment: Experiment, lines: Sequence[Line], folder: Path) -> str:
         "Dice on each scan's own grid, mean over scans, then over classes; mean ± sd over seeds. *best*: the "
         "checkpoint with the best validation Dice, *last*: the last one of the same run. missed: structures of which "
         "nothing was predicted, over all seeds; they count 0 in Dice and are left out of HD95. Images: passed "
-        "over in training. Minutes of wall and of processor time with validation, without hidden labels."
+        "over in training. CPU min: processor time with validation, without hidden labels; min: wall time of the same, "
+        "the median of the seeds, because a machine that others use can stall for an hour."
         + (_cost(experiment, cost) if cost else "")
     )
     parts.append(f"**Verdict.** {result['verdict']}.")
-    parts += [_aims(experiment, lines), _differences(result), *_figures(experiment, folder)]
+    parts += [_aims(experiment, lines), _differences(result, folder), *_figures(experiment, folder)]
     parts += ["## Every run", _runs(lines)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -106,11 +109,14 @@ def _setting(experiment: Experiment, lines: Sequence[Line]) -> str:
             f" The {counts['validation']} labelled validation patients, which choose the checkpoint, are more than the "
             f"{counts['labelled']} that are trained on; the last checkpoint needs none of them."
         )
-    starts = {(line["seed"], line.get("parameters"), line.get("start_weights")) for line in lines}
-    networks = {(seed, size) for seed, size, _ in starts}
+    several = len({line["parameters"] for line in lines if "parameters" in line}) > 1
+    starts = {(line["seed"], several and line.get("parameters"), line.get("start_weights")) for line in lines}
+    networks = {start[:2] for start in starts}
     alike = "the same parameters" if len(starts) == len(networks) else "DIFFERENT parameters"
-    several = len({size for _, size in networks}) > 1
-    text += f" Arms of one seed{' and size' * several} start from {alike} and read one stream of labelled samples."
+    text += (
+        f" Arms of one seed{' and size' * several} start from {alike}; those with one list of labelled patients, one "
+        "batch size and one way to draw from it read the same labelled samples."
+    )
     return text + _teachers(experiment, lines)
 
 
@@ -136,7 +142,7 @@ def _table(experiment: Experiment, lines: Sequence[Line], cost: Mapping[str, Any
     sizes = {arm: line["parameters"] for arm in experiment.arms for line in _of(lines, arm) if "parameters" in line}
     heads += ["parameters"] if len(set(sizes.values())) > 1 else []
     heads += ["CPU s a scan"] if cost else []
-    heads += ["missed", "student images", "teacher images", "min", "CPU min"]
+    heads += ["missed", "student images", "teacher images", "CPU min", "min"]
     rows = []
     for arm in experiment.arms:
         runs = _of(lines, arm)
@@ -155,8 +161,8 @@ def _table(experiment: Experiment, lines: Sequence[Line], cost: Mapping[str, Any
         row.append(str(sum(r["missed_best"] for r in runs)))
         for images in ("student_images", "teacher_images"):
             row.append(" or ".join(sorted({f"{r[images]:,}" for r in runs if images in r})) or NONE)
-        row.append(spread(runs, lambda r: r["seconds"] / 60, 1))
         row.append(spread(runs, lambda r: r["cpu_seconds"] / 60 if r.get("cpu_seconds") else None, 1))
+        row.append(f"{median(r['seconds'] for r in runs) / 60:.1f}")
         rows.append(row)
     return markdown(heads, rows)
 
@@ -184,22 +190,34 @@ def _aims(experiment: Experiment, lines: Sequence[Line]) -> str:
             words.append(f"- {aim}: not measured yet")
             continue
         mean = fmean(found)
-        words.append(f"- {aim}: **{'reached' if mean >= aim.least else 'missed'}**, {mean:.3f} ({len(found)} seeds)")
+        reached = "reached" if mean >= aim.least else "missed"
+        words.append(f"- {aim}: **{reached}**, {mean:.3f} ({len(found)} seeds{f'; {aim.note}' if aim.note else ''})")
     return "**What was aimed at before the measurement**\n\n" + "\n".join(words)
 
 
-def _differences(result: dict[str, Any]) -> str:
-    rows = [
-        [
-            d["better"],
-            d["worse"],
-            f"{fmean(d['by_seed']):+.3f}",
-            ", ".join(f"{v:+.3f}" for v in d["by_seed"]),
-            d["words"],
-        ]
-        for d in result["differences"]
-    ]
-    return f"{markdown(['arm', 'over', 'mean', 'by seed', 'judged'], rows)}\n\n{RULE}" if rows else ""
+def _differences(result: dict[str, Any], folder: Path) -> str:
+    rows = []
+    for d in result["differences"]:
+        patients = over_patients(folder, d["better"], d["worse"])
+        rows.append(
+            [
+                d["better"],
+                d["worse"],
+                f"{fmean(d['by_seed']):+.3f}",
+                ", ".join(f"{v:+.3f}" for v in d["by_seed"]),
+                d["words"],
+                f"{patients.low:+.3f} to {patients.high:+.3f}" if patients else NONE,
+                f"{fmean(d['last']):+.3f}, {d['last_words']}",
+            ]
+        )
+    if not rows:
+        return ""
+    heads = ["arm", "over", "mean", "by seed", "judged over seeds", "95 % over patients", "last checkpoint"]
+    return (
+        f"{markdown(heads, rows)}\n\n{RULE} With three seeds that is a weak rule (a two-sided p of 0.18). Over "
+        "patients: a bootstrap of the test patients, seeds averaged; where it holds 0, other patients may say "
+        "otherwise."
+    )
 
 
 def _figures(experiment: Experiment, folder: Path) -> list[str]:

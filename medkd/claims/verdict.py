@@ -27,8 +27,8 @@ def summarise(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Any]:
         "hardware": {key: sorted({str(line[key]) for line in lines if key in line}) for key in machine},
         "arms": {arm: _arm(runs) for arm, runs in done.items() if runs},
         "missing": [str(run) for run in experiment.plan if run.seed not in done[run.arm]],
-        "differences": differences(experiment, {a: {s: r["dice_best"] for s, r in d.items()} for a, d in done.items()}),
-        "verdict": verdict(experiment, {a: {s: r["dice_best"] for s, r in d.items()} for a, d in done.items()}),
+        "differences": differences(experiment, done),
+        "verdict": verdict(experiment, done),
     }
 
 
@@ -46,23 +46,26 @@ def _arm(runs: dict[int, Line]) -> dict[str, Any]:
     }
 
 
-def differences(experiment: Experiment, dice: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
-    """Better minus worse of every comparison, by the seeds that both arms have finished."""
+def differences(experiment: Experiment, done: Mapping[str, Mapping[int, Line]]) -> list[dict[str, Any]]:
+    """Better minus worse of every comparison, by the seeds that both arms have finished: of the checkpoint chosen on
+    validation patients, by which the claim is judged, and beside it of the last one."""
     rows = []
     for better, worse in experiment.comparisons:
-        seeds = sorted(dice.get(better, {}).keys() & dice.get(worse, {}).keys())
-        by_seed = [round(dice[better][s] - dice[worse][s], 4) for s in seeds]
+        more, less = done.get(better, {}), done.get(worse, {})  # an experiment may leave arms out
+        seeds = sorted(more.keys() & less.keys())
+        best, last = ([round(more[s][key] - less[s][key], 4) for s in seeds] for key in ("dice_best", "dice_last"))
         if seeds:
-            rows.append({"better": better, "worse": worse, "by_seed": by_seed, "words": judge(np.array(by_seed))})
+            row = {"better": better, "worse": worse, "by_seed": best, "words": judge(np.array(best))}
+            rows.append(row | {"last": last, "last_words": judge(np.array(last))})
     return rows
 
 
-def verdict(experiment: Experiment, dice: Mapping[str, Mapping[int, float]]) -> str:
+def verdict(experiment: Experiment, done: Mapping[str, Mapping[int, Line]]) -> str:
     """The steps of the claim, each judged by its paired differences."""
     parts = [
         f"{row['better']} over {row['worse']}: {row['words']} ({np.mean(row['by_seed']):+.3f} Dice, "
         f"{len(row['by_seed'])} seeds)"
-        for row in differences(experiment, dice)
+        for row in differences(experiment, done)
     ]
     return "; ".join([*(parts or ["nothing to judge yet"]), experiment.caveat])
 

@@ -16,6 +16,7 @@ from medkd.claims.relabel import relabelled
 from medkd.claims.runner import Run
 from medkd.cli.app import run
 from medkd.config.load import load_recipe
+from medkd.data.augment_options import AugmentOptions
 from medkd.data.dataset import Case, Dataset, read_dataset, write_dataset
 from medkd.errors import InputError
 from medkd.runs.phases import network_maker
@@ -107,6 +108,23 @@ def test_the_published_arm_is_the_published_recipe_but_for_its_size() -> None:
     assert arm.preprocess.interpolation == published.preprocess.interpolation
     assert getattr(arm.network, "norm", 0) == getattr(published.network, "norm", 1)
     assert getattr(arm.network, "dropout", 0) == getattr(published.network, "dropout", 1)
+
+
+def test_the_published_3d_recipe_is_the_left_atrium_column_of_the_card() -> None:
+    recipe = load_recipe(CONFIGS / "bcp_faithful_3d.yaml")
+    for stream in (recipe.labelled, recipe.unlabelled):
+        assert stream.size == 4
+        assert stream.augment.model_dump() == AugmentOptions(preset="bcp_3d").model_dump()
+        assert (stream.augment.turn, stream.augment.turn_else_rotate) == (1.0, 0.0)  # a quarter turn and a flip, always
+    assert recipe.preprocess.patch == (112, 112, 80)
+    one, two = recipe.phases
+    assert (one.steps, two.steps, two.carry_optimizer) == (2000, 15000, False)
+    assert one.method.model_dump()["inclusive_end"] is False
+    assert (two.method.kind, two.method.model_dump()["preset"]) == ("bcp", "faithful_3d")
+    for phase in (one, two):
+        assert (phase.optimizer.kind, phase.optimizer.lr, phase.validate_every) == ("sgd", 0.01, 200)
+    rate = two.optimizer.model_dump()["schedule"]
+    assert (rate["kind"], rate["every"], rate["factor"]) == ("staircase", 2500, 0.1)
 
 
 def test_the_shipped_recipes_are_the_measured_ones() -> None:

@@ -33,11 +33,12 @@ def test_numbers_and_what_is_missing(experiment, line, tmp_path):
     assert "| 3 |" in row
     assert "18,000" in row
     assert "| 6 |" in row  # missed, over the seeds
-    assert "| 10.0 ± 0.0 |" in row
+    assert "| 9.8 ± 0.0 | 10.0 |" in row  # processor minutes, and the median of the wall
     missing = re.search(r"Still missing: (.*)\.", text).group(1)
     assert "labelled_only seed 2" in missing
     assert "labelled_only seed 1" not in missing
-    assert "| bcp | labelled_only | +0.240 | +0.200, +0.280 | two seeds, no judgement |" in text
+    judged = "two seeds, no judgement"
+    assert f"| bcp | labelled_only | +0.240 | +0.200, +0.280 | {judged} | – | +0.240, {judged} |" in text
     assert "the same parameters" not in text  # without counts the page does not claim it
     assert "- bcp at 0.75 or more: **reached**, 0.750 (3 seeds)" in text
     assert "- bcp at 0.15 or more over labelled_only: **reached**, 0.240 (2 seeds)" in text
@@ -53,8 +54,39 @@ def test_start_weights_that_differ_are_said(experiment, line, tmp_path):
     assert "10 labelled validation patients, which choose the checkpoint, are more than the 3" in page(
         experiment, alike, tmp_path
     )
+    alike[0] |= {"parameters": 100}  # the other line is of a version that did not count them
+    assert "Arms of one seed start from the same parameters" in page(experiment, alike, tmp_path)
     alike[1]["start_weights"] = "other"
     assert "DIFFERENT" in page(experiment, alike, tmp_path)
+
+
+def test_the_last_checkpoint_is_judged_beside_the_chosen_one(experiment, line, tmp_path):
+    lines = [line(arm, s, v + s / 100, BUDGET) for arm, v in (("bcp", 0.6), ("bcp_twin", 0.5)) for s in range(3)]
+    for one in lines[:3]:
+        one["dice_last"] = 0.4
+    assert "| bcp | bcp_twin | +0.100 | +0.100, +0.100, +0.100 | the direction holds | – | -0.100, does not" in page(
+        experiment, lines, tmp_path
+    )
+
+
+def test_the_interval_over_patients_stands_beside_the_seeds(experiment, line, tmp_path):
+    lines = [line(arm, s, v, BUDGET) for arm, v in (("bcp", 0.6), ("bcp_twin", 0.5)) for s in range(3)]
+    (tmp_path / "by_scan.csv").write_text("scan,patient,bcp,bcp_twin\na,p,0.6,0.5\nb,q,0.6,0.5\n")
+    assert "| the direction holds | +0.100 to +0.100 |" in page(experiment, lines, tmp_path)
+
+
+def test_an_aim_says_what_else_to_know(experiment, line, tmp_path):
+    text = page(experiment, [line("bcp_long", 0, 0.76, BUDGET)], tmp_path)
+    assert "- bcp_long at 0.75 or more: **reached**, 0.760 (1 seeds; a second attempt, planned when bcp had" in text
+
+
+def test_pseudo_labels_on_other_scans_are_not_drawn_beside(experiment, line, tmp_path):
+    """A run with 7 labelled patients has fewer unlabelled ones: its curve would be that of other scans."""
+    hidden = [{"kind": "validation", "global_step": 9, "student/dice": 0.5, "teacher/hidden_dice": 0.5}]
+    write_page(experiment, [line("bcp_7", 0, 0.7, BUDGET, validation=hidden)], tmp_path)
+    assert not (tmp_path / "bcp_acdc" / "pseudo_labels.png").exists()
+    write_page(experiment, [line("bcp", 0, 0.7, BUDGET, validation=hidden)], tmp_path)
+    assert (tmp_path / "bcp_acdc" / "pseudo_labels.png").exists()
 
 
 def test_a_page_without_runs(experiment, tmp_path):
