@@ -196,28 +196,31 @@ def _aims(experiment: Experiment, lines: Sequence[Line]) -> str:
 
 
 def _differences(result: dict[str, Any], folder: Path) -> str:
-    rows = []
-    for d in result["differences"]:
-        patients = over_patients(folder, d["better"], d["worse"])
-        rows.append(
-            [
-                d["better"],
-                d["worse"],
-                f"{fmean(d['by_seed']):+.3f}",
-                ", ".join(f"{v:+.3f}" for v in d["by_seed"]),
-                d["words"],
-                f"{patients.low:+.3f} to {patients.high:+.3f}" if patients else NONE,
-                f"{fmean(d['last']):+.3f}, {d['last_words']}",
-            ]
-        )
-    if not rows:
+    differences = result["differences"]
+    if not differences:
         return ""
-    heads = ["arm", "over", "mean", "by seed", "judged over seeds", "95 % over patients", "last checkpoint"]
-    return (
-        f"{markdown(heads, rows)}\n\n{RULE} With three seeds that is a weak rule (a two-sided p of 0.18). Over "
-        "patients: a bootstrap of the test patients, seeds averaged; where it holds 0, other patients may say "
-        "otherwise."
-    )
+    heads = ["arm", "over", "mean", "by seed", "judged over seeds", "last checkpoint"]
+    rows = [
+        [
+            d["better"],
+            d["worse"],
+            f"{fmean(d['by_seed']):+.3f}",
+            ", ".join(f"{v:+.3f}" for v in d["by_seed"]),
+            d["words"],
+            f"{fmean(d['last']):+.3f}, {d['last_words']}",
+        ]
+        for d in differences
+    ]
+    words = f"{RULE} The rule is weak: for three seeds a two-sided p of 0.18."
+    patients = [over_patients(folder, d["better"], d["worse"]) for d in differences]
+    if any(patients):
+        heads.append("95 % over patients")
+        rows = [[*row, f"{p.low:+.3f} to {p.high:+.3f}" if p else NONE] for row, p in zip(rows, patients, strict=True)]
+        words += (
+            " Over patients: a bootstrap of the test patients, seeds averaged; where it includes 0, other patients may "
+            "say otherwise."
+        )
+    return f"{markdown(heads, rows)}\n\n{words}"
 
 
 def _figures(experiment: Experiment, folder: Path) -> list[str]:

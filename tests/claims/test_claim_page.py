@@ -38,7 +38,7 @@ def test_numbers_and_what_is_missing(experiment, line, tmp_path):
     assert "labelled_only seed 2" in missing
     assert "labelled_only seed 1" not in missing
     judged = "two seeds, no judgement"
-    assert f"| bcp | labelled_only | +0.240 | +0.200, +0.280 | {judged} | – | +0.240, {judged} |" in text
+    assert f"| bcp | labelled_only | +0.240 | +0.200, +0.280 | {judged} | +0.240, {judged} |\n" in text
     assert "the same parameters" not in text  # without counts the page does not claim it
     assert "- bcp at 0.75 or more: **reached**, 0.750 (3 seeds)" in text
     assert "- bcp at 0.15 or more over labelled_only: **reached**, 0.240 (2 seeds)" in text
@@ -64,7 +64,7 @@ def test_the_last_checkpoint_is_judged_beside_the_chosen_one(experiment, line, t
     lines = [line(arm, s, v + s / 100, BUDGET) for arm, v in (("bcp", 0.6), ("bcp_twin", 0.5)) for s in range(3)]
     for one in lines[:3]:
         one["dice_last"] = 0.4
-    assert "| bcp | bcp_twin | +0.100 | +0.100, +0.100, +0.100 | the direction holds | – | -0.100, does not" in page(
+    assert "| bcp | bcp_twin | +0.100 | +0.100, +0.100, +0.100 | the direction holds | -0.100, does not" in page(
         experiment, lines, tmp_path
     )
 
@@ -72,7 +72,7 @@ def test_the_last_checkpoint_is_judged_beside_the_chosen_one(experiment, line, t
 def test_the_interval_over_patients_stands_beside_the_seeds(experiment, line, tmp_path):
     lines = [line(arm, s, v, BUDGET) for arm, v in (("bcp", 0.6), ("bcp_twin", 0.5)) for s in range(3)]
     (tmp_path / "by_scan.csv").write_text("scan,patient,bcp,bcp_twin\na,p,0.6,0.5\nb,q,0.6,0.5\n")
-    assert "| the direction holds | +0.100 to +0.100 |" in page(experiment, lines, tmp_path)
+    assert "| +0.100, the direction holds | +0.100 to +0.100 |" in page(experiment, lines, tmp_path)
 
 
 def test_an_aim_says_what_else_to_know(experiment, line, tmp_path):
