@@ -178,7 +178,8 @@ def _look_at(task: str, out: Path, private: Path | None) -> list[str]:
     if private:
         lines.append(f"private: {private} says whose each case is; keep it, do not pass it on")
     if task == "segmentation":
-        lines.append(f"next: medkd train configs/segmentation/bcp_acdc_3.yaml {shlex.quote(f'data={out}')} --out RUN")
+        recipe = "configs/segmentation/bcp_acdc_3.yaml"
+        lines.append(f"next, in a clone of medkd: medkd train {recipe} {shlex.quote(f'data={out}')} --out RUN")
     return lines
 
 

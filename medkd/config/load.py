@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,7 +27,7 @@ RECIPES: dict[str, type[Recipe]] = {
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe. Raises InputError: no such file, YAML that does not parse, unknown keys, values not allowed."""
     if not path.is_file():
-        raise InputError(f"no recipe at {path}; give a YAML file such as configs/segmentation/bcp_acdc_3.yaml")
+        raise InputError(f"no recipe at {path}; give a YAML file, such as one from configs/ of medkd's repository")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -44,7 +45,8 @@ def parse_recipe(tree: dict[str, Any], overrides: list[str] | None = None) -> Re
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        raise InputError([_explain(item, kind) for item in error.errors()]) from None
+        found = error.errors()
+        raise InputError([_explain(item, kind) for item in found if not _follows(item, found)]) from None
 
 
 def recipe_kind(task: object) -> type[Recipe]:
@@ -91,6 +93,12 @@ def _position(items: list[Any], part: str, key: str) -> int:
     if part.isdigit() and int(part) < len(items):
         return int(part)
     raise InputError(f"override {key}: no {part!r} in the list; allowed: {', '.join(names)}")
+
+
+def _follows(error: Any, found: Sequence[Any]) -> bool:
+    """Whether a list is only called too short because an item in it is wrong, which has a message of its own."""
+    inside = (other["loc"][: len(error["loc"])] == error["loc"] for other in found if other is not error)
+    return error["type"] == "too_short" and any(inside)
 
 
 def _explain(error: Any, kind: type[Recipe]) -> str:

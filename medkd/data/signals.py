@@ -59,11 +59,14 @@ class Signals:
             one: np.ndarray = stored[number]
         return one[list(self.order)]
 
-    @property
     def mark(self) -> str:
-        """Tells these signals from others: a hash of the description and of every file's name and size."""
-        files = sorted((path.name, path.stat().st_size) for path in self.folder.glob("*.safetensors"))
-        return hashlib.sha256(f"{self.description.model_dump_json()}{files}".encode()).hexdigest()[:16]
+        """Tells these signals from others: a hash of the description and of every file's name and content."""
+        digest = hashlib.sha256(self.description.model_dump_json().encode())
+        for path in sorted(self.folder.glob("*.safetensors")):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:16]
 
 
 def is_signals(folder: Path) -> bool:

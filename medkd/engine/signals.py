@@ -61,7 +61,7 @@ def stop_requests(patience: float = PATIENCE) -> Iterator[StopRequest]:
 
 
 def _watch(reading: socket.socket, stop: StopRequest, patience: float) -> None:
-    first = 0.0
+    first, asked = 0.0, signal.SIGTERM
     with reading:
         while True:
             reading.settimeout(max(0.01, first + patience - time.monotonic()) if first and not stop.answered else None)
@@ -70,15 +70,15 @@ def _watch(reading: socket.socket, stop: StopRequest, patience: float) -> None:
             except TimeoutError:
                 if stop.answered:
                     continue
-                _leave(f"no answer within {patience:.0f} s", signal.SIGTERM)
+                _leave(f"no answer within {patience:.0f} s", asked)
             if not received:
                 return
             number = received[0]
             if number not in (signal.SIGTERM, signal.SIGINT):
                 continue
             if not first:
-                first, stop.requested = time.monotonic(), True
-                _say(f"{signal.Signals(number).name}: stopping after this step")
+                first, asked, stop.requested = time.monotonic(), signal.Signals(number), True
+                _say(f"{asked.name}: stopping after this step")
             elif time.monotonic() - first > SAME:
                 _leave(f"a second {signal.Signals(number).name}", number)
 

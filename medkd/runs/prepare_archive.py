@@ -20,11 +20,13 @@ from medkd.runs.prepare_source import Refused, Source
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a source is searched for DICOM: anything but a folder with images/, or with NIfTI or NRRD files in it."""
+    """Whether a source is searched for DICOM: not a folder with NIfTI or NRRD files, in it or in its images/."""
     if not path.is_dir():
         return path.is_file()
-    scans = any(p.name.endswith(SUFFIXES) and not p.name.startswith(".") for p in path.iterdir())
-    return not scans and not (path / "images").is_dir()
+    folders = [folder for folder in (path, path / "images") if folder.is_dir()]
+    return not any(
+        p.name.endswith(SUFFIXES) and not p.name.startswith(".") for folder in folders for p in folder.iterdir()
+    )
 
 
 def find_archive(path: Path, labels: Path | None, classes: Sequence[str] | None, choice: Choice) -> Source:

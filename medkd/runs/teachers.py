@@ -29,7 +29,7 @@ def teacher_network(recipe: Recipe, dataset: DatasetFolder) -> nn.Module:
     folder = Path(str(recipe.teacher))
     if is_signals(folder):
         signals = open_signals(folder, recipe.task, dataset.classes, (), ())
-        return StoredTeacher(len(dataset.classes), signals.mark)
+        return StoredTeacher(len(dataset.classes), signals.mark())
     return in_our_classes(load_model(folder), dataset)
 
 

@@ -51,6 +51,16 @@ def test_all_problems_at_once() -> None:
     assert len(caught.value.problems) == 2
 
 
+def test_a_wrong_value_in_the_only_phase_is_one_problem() -> None:
+    wrong = tree()
+    wrong["phases"][0]["steps"] = -1
+    with pytest.raises(InputError) as caught:
+        parse_recipe(wrong)
+    assert [problem.split(" is ")[0] for problem in caught.value.problems] == ["phases.0.steps"]
+    with pytest.raises(InputError, match=r"phases is .*at least 1 item"):
+        parse_recipe({"phases": []})
+
+
 def test_overrides_by_name_and_by_number() -> None:
     assert parse_recipe(tree(), ["phases.training.steps=77"]).phases[0].steps == 77
     assert parse_recipe(tree(), ["phases.0.steps=78", "seed=5"]).seed == 5

@@ -92,6 +92,12 @@ def test_a_zip_and_a_nested_folder_give_the_same_dataset(archive: Path, tmp_path
         assert one.images[0].read_bytes() == two.images[0].read_bytes()
 
 
+def test_dicom_below_a_folder_named_images_is_an_archive(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "export").mkdir()
+    archive.rename(tmp_path / "export/images")
+    assert len(run(tmp_path / "export", tmp_path / "out").cases) == 4
+
+
 def test_several_candidates_are_an_error_that_lists_them(archive: Path, tmp_path: Path) -> None:
     add_series(archive / "export2/A/S2", "patient2", "arterial", picture(9))
     (problem,) = refused(archive, tmp_path / "out")

@@ -34,7 +34,8 @@ def test_counts_and_the_next_command(source: Path, tmp_path: Path, capsys: pytes
     assert "val      1 patients     1 cases" in lines
     assert "test     2 patients     2 cases" in lines
     assert "labelled: 3 training patients, 3 cases" in lines
-    assert lines[-1] == f"next: medkd train configs/segmentation/bcp_acdc_3.yaml 'data={out}' --out RUN"
+    command = f"medkd train configs/segmentation/bcp_acdc_3.yaml 'data={out}' --out RUN"
+    assert lines[-1] == f"next, in a clone of medkd: {command}"
     assert "- organ" in (out / "dataset.yaml").read_text()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -272,15 +273,22 @@ def test_a_missing_case_is_an_error(data: Path, signals: Path, tmp_path: Path) -
 
 
 def test_a_run_goes_on_with_the_same_signals_alone(data: Path, signals: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "signals"
-    copy.mkdir()
-    for path in signals.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
-    made = recipe(data, [STUDENT], {"intensity": {"kind": "zscore"}}, teacher=str(copy))
+    """A copy is the same. Another description is not, nor is a file of the same size with one other bit."""
+    made = recipe(data, [STUDENT], {"intensity": {"kind": "zscore"}}, teacher=str(signals))
     train(made, tmp_path / "run")
-    method, _ = distilled(made)
     state = load_state(tmp_path / "run/last.safetensors")["method"]
-    method.load_state_dict(state)
-    (copy / "signals.yaml").write_text((copy / "signals.yaml").read_text().replace("of: seg", "of: another seg"))
-    with pytest.raises(InputError, match="the stored signals are others than those this run was started with"):
-        distilled(made)[0].load_state_dict(state)
+    for name in ("same", "described", "bit"):
+        shutil.copytree(signals, tmp_path / name)
+    description, file = tmp_path / "described/signals.yaml", min((tmp_path / "bit").glob("*.safetensors"))
+    description.write_text(description.read_text().replace("of: seg", "of: another seg"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    methods = {
+        name: distilled(made.model_copy(update={"teacher": str(tmp_path / name)}))[0]
+        for name in ("same", "described", "bit")
+    }
+    methods["same"].load_state_dict(state)
+    for name in ("described", "bit"):
+        with pytest.raises(InputError, match="the stored signals are others than those this run was started with"):
+            methods[name].load_state_dict(state)
