@@ -49,7 +49,10 @@ def test_a_signal_ends_the_run_after_the_step_and_it_goes_on_exactly(
 ) -> None:
     whole = fit([phase(steps=6)], network, Task(), CPU, 0)
     before, threads = signal.getsignal(number), set(threading.enumerate())
-    with stop_requests() as stop, pytest.raises(Stopped, match="stopped on request after step 4 of phase only"):
+    with (
+        stop_requests(patience=60.0) as stop,
+        pytest.raises(Stopped, match="stopped on request after step 4 of phase only"),
+    ):
         fit([phase(steps=6, stream=Signalling(number, stop))], network, Task(), CPU, 0, out=tmp_path, stop=stop)
     assert signal.getsignal(number) == before
     assert none_but(threads)  # the one that watches has said it
