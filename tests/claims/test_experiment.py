@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,23 +71,27 @@ def test_a_line_of_another_recipe_is_another_run_and_one_of_other_data_is_refuse
         finished(experiment, tmp_path)
 
 
-def test_sessions_add_up_to_the_last_checkpoint(tmp_path):
+def test_sessions_add_up_to_the_last_checkpoint(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()
+    checkpoint = folder / "last.safetensors"
+    now = SimpleNamespace(time=lambda: now.seconds, process_time=lambda: 0.0, seconds=1000.0)
+    monkeypatch.setattr("medkd.claims.accounting.time", now)
 
     def killed() -> None:
         with timed(folder):
-            time.sleep(0.2)
-            (folder / "last.safetensors").touch()
-            time.sleep(0.4)  # lost: computed again after the checkpoint
+            checkpoint.touch()
+            os.utime(checkpoint, (1200.0, 1200.0))
+            now.seconds = 1600.0  # from 1200 on lost: computed again after the checkpoint
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         killed()
+    now.seconds = 2000.0
     with timed(folder) as clock:
-        time.sleep(0.05)
+        now.seconds = 2050.0
     assert clock.sessions == 2
-    assert 0.2 <= clock.seconds < 0.5
+    assert clock.seconds == 200 + 50
     assert clock.cpu is None
     with timed(tmp_path / "other") as alone:
         pass

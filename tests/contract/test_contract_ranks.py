@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import Process, finished, ranks
 from tiny_setting import NAMES
 
 from medkd.engine.checkpoint import load_state
@@ -28,19 +26,9 @@ BATCH_STATISTICS = {
 def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What two ranks and a single process end with, by method."""
     out = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     script = [sys.executable, str(Path(__file__).with_name("two_ranks.py")), str(out)]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    environments = [{}, *({"RANK": str(r), "LOCAL_RANK": str(r), **group} for r in range(2))]
-    plain = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(script, env=plain | e, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for e in environments
-    ]
-    texts = [process.communicate(timeout=400)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0, 0], "\n".join(texts)
+    with Process(script) as alone, ranks(script, 2) as two:
+        finished([alone, *two], within=400)
     return {rank: load_state(out / f"rank{rank}.safetensors") for rank in ("none", "0", "1")}
 
 

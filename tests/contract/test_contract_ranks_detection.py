@@ -7,14 +7,13 @@ and the relational context counts what all ranks saw before it normalises."""
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import Process, finished, ranks
 from tiny_detection import NAMES
 from two_ranks_detection import STEPS
 
@@ -27,22 +26,10 @@ pytestmark = pytest.mark.slow
 def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What two ranks and a single process end with, by method."""
     out = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    here = Path(__file__).parent
-    script = [sys.executable, str(here / "two_ranks_detection.py"), str(out)]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    environments = [{}, *({"RANK": str(r), "LOCAL_RANK": str(r), **group} for r in range(2))]
-    paths = os.pathsep.join([str(here.parent / "detection"), os.environ.get("PYTHONPATH", "")])
-    plain = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-    plain |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    started = [
-        subprocess.Popen(script, env=plain | e, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for e in environments
-    ]
-    texts = [process.communicate(timeout=280)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0, 0], "\n".join(texts)
+    script = [sys.executable, str(Path(__file__).with_name("two_ranks_detection.py")), str(out)]
+    shared = {"PYTHONPATH": os.pathsep.join(sys.path)}  # tiny_sites is in another folder of tests
+    with Process(script, **shared) as alone, ranks(script, 2, **shared) as two:
+        finished([alone, *two], within=400)
     return {rank: load_state(out / f"rank{rank}.safetensors") for rank in ("none", "0", "1")}
 
 

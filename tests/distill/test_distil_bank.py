@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import finished, ranks
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -174,15 +173,8 @@ def test_an_image_without_a_row_is_an_error() -> None:
 @pytest.mark.slow
 def test_two_processes_hold_one_bank(tmp_path: Path) -> None:
     """Each sees half of the batch, and both move the rows of the whole."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen([sys.executable, __file__, str(tmp_path)], env=env | {"RANK": str(r), "LOCAL_RANK": str(r)})
-        for r in range(2)
-    ]
-    assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]
+    with ranks([sys.executable, __file__, str(tmp_path)], 2, PYTHONPATH=os.pathsep.join(sys.path)) as two:
+        finished(two, within=200)
     first, second = (load_file(tmp_path / f"rank{r}.safetensors") for r in range(2))
     assert first.keys() == second.keys()
     for key, value in first.items():

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import finished, ranks
 from torch import nn
 
 from medkd.engine.options import RuntimeOptions
@@ -147,18 +145,6 @@ print("fine")
 
 @pytest.mark.slow
 def test_in_three_processes_they_are_what_they_say(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(tmp_path / "made")],
-            env=os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(WORLD)
-    ]  # fmt: skip
-    texts = [process.communicate(timeout=200)[0] for process in started]
+    with ranks([sys.executable, "-c", SCRIPT, str(tmp_path / "made")], WORLD) as started:
+        texts = finished(started, within=200)
     assert [text.splitlines()[-1] for text in texts] == ["fine"] * WORLD, "\n".join(texts)
-    assert [process.returncode for process in started] == [0] * WORLD

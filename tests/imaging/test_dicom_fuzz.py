@@ -16,9 +16,10 @@ def check(report: Report, seconds: float, peak: float) -> None:
 
 
 def test_some_broken_files() -> None:
-    check(run_apart(0, 150, seconds=60), seconds=30, peak=1000)
+    check(run_apart(0, 150, seconds=300), seconds=30, peak=1000)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1600)  # minutes on an idle machine
 def test_four_thousand_broken_files() -> None:
-    check(run_apart(150, 4150, seconds=270), seconds=30, peak=1000)
+    check(run_apart(150, 4150, seconds=1500), seconds=30, peak=1000)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from processes import Process, until
+
 from medkd.engine.checkpoint import load_state
 from medkd.engine.recovery import LAST, PREVIOUS
 from medkd.errors import InputError
@@ -24,6 +26,12 @@ def newest_step(out: Path) -> int:
         except InputError:
             continue
     return 0
+
+
+def reach(process: Process, out: Path, step: int) -> None:
+    """Wait until the run has a checkpoint of that step, or a later one."""
+    until(lambda: newest_step(out) >= step or process.poll() is not None, 200)
+    assert newest_step(out) >= step, process.text()
 
 
 def log_rows(out: Path) -> list[dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import gzip
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +73,13 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return found
 
 
+def unpacked(page: bytes) -> bytes:
+    """A page with its pictures as they are: in base64 they hide what they hold, and spell short names by chance."""
+    return re.sub(rb"data:image/png;base64,([\w+/=]+)", lambda found: base64.b64decode(found[1]), page)
+
+
 def leaks(texts: dict[str, bytes], words: tuple[str, ...] = PLANTED) -> list[str]:
+    texts = {name: unpacked(content) for name, content in texts.items()}
     return [
         f"{word} in {name}"
         for name, content in texts.items()
@@ -119,6 +127,9 @@ def test_the_planted_name_is_where_it_was_planted(archive: Path) -> None:
     texts = bytes_of(archive)
     assert {word for word in PLANTED if leaks(texts, (word,))} == set(PLANTED)
     assert leaks({"a": b"x ZEBULON y"}) == ["Zebulon in a"]
+    inside = base64.b64encode(b"\x89PNG Zebulon")
+    assert leaks({"a": b'<img src="data:image/png;base64,%s">' % inside}) == ["Zebulon in a"]
+    assert leaks({"a": b'<img src="data:image/png;base64,quxleyQUXLEY">'}) == []
 
 
 def save(path: Path, array: np.ndarray) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
-from disturbed import log_rows, newest_step
+from disturbed import log_rows, newest_step, reach
+from processes import Process, finished
 
 from medkd.data.phantom import CLASSES, PhantomOptions, write_cohort
 from medkd.engine.checkpoint import load_state
@@ -19,10 +16,8 @@ from medkd.runs.phantom import phantom_recipe
 from medkd.runs.prepare import prepare
 
 
-def start(recipe: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "medkd", "train", str(recipe), "--out", str(out), *more]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def start(recipe: Path, out: Path, *more: str) -> Process:
+    return Process([sys.executable, "-m", "medkd", "train", str(recipe), "--out", str(out), *more])
 
 
 @pytest.mark.slow
@@ -37,19 +32,17 @@ def test_sigkill_and_resume(tmp_path: Path) -> None:
         phase["validate_every"] = 10
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
-    whole = start(tmp_path / "recipe.yaml", tmp_path / "whole")
-    assert whole.wait() == 0, whole.stderr and whole.stderr.read()
+    with start(tmp_path / "recipe.yaml", tmp_path / "whole") as whole:
+        finished([whole], within=300)
     reached = []
     for stop in (9, 43, 80):  # in both phases, and never at a checkpoint by design
-        run = start(tmp_path / "recipe.yaml", tmp_path / "killed", *(["--resume"] if reached else []))
-        while run.poll() is None and newest_step(tmp_path / "killed") < stop:
-            time.sleep(0.01)
-        run.send_signal(signal.SIGKILL)
-        run.wait()
+        with start(tmp_path / "recipe.yaml", tmp_path / "killed", *(["--resume"] if reached else [])) as run:
+            reach(run, tmp_path / "killed", stop)
+            run.kill()
         reached.append(newest_step(tmp_path / "killed"))
     assert reached[-1] < 120, "the run ended before it was killed"
-    last = start(tmp_path / "recipe.yaml", tmp_path / "killed", "--resume")
-    assert last.wait() == 0, last.stderr and last.stderr.read()
+    with start(tmp_path / "recipe.yaml", tmp_path / "killed", "--resume") as last:
+        finished([last], within=300)
 
     one, two = (flat(load_state(tmp_path / name / "last.safetensors")) for name in ("whole", "killed"))
     assert one == two

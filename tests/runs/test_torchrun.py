@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from disturbed import log_rows, newest_step
+from disturbed import log_rows, newest_step, reach
+from processes import Process, finished
 
 from medkd.config.load import load_recipe
 from medkd.config.models import load_model
@@ -46,30 +47,17 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "recipe.yaml"
 
 
-def start(recipe: Path, out: Path, *more: str, processes: int = 2) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["-m", "medkd", "train", str(recipe), "--out", str(out), *more]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def torchrun(recipe: Path, out: Path, *options: str) -> list[str]:
+    """The command; its log folder, which stays empty, is beside the recipe."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--log-dir", str(recipe.parent / "torchrun"), *options]
+    return [*command, "-m", "medkd", "train", str(recipe), "--out", str(out)]
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    text, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, text
-    return text
+def start(recipe: Path, out: Path, *more: str) -> Process:
+    return Process([*torchrun(recipe, out, "--standalone", "--nproc-per-node", "2"), *more])
 
 
-def reach(process: subprocess.Popen[str], out: Path, step: int) -> None:
-    """Wait until a checkpoint of that step, or a later one, is there."""
-    for _ in range(6000):
-        if newest_step(out) >= step:
-            return
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
-    raise AssertionError("no progress")
-
-
-def workers(process: subprocess.Popen[str]) -> dict[int, int]:
+def workers(process: Process) -> dict[int, int]:
     """rank -> process number of the children of torchrun."""
     found = {}
     for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
@@ -89,7 +77,8 @@ def ending(out: Path) -> dict[str, Any]:
 def whole(recipe: Path) -> Path:
     """The run of two processes that nobody disturbs."""
     out = recipe.parent / "whole"
-    text = finish(start(recipe, out))
+    with start(recipe, out) as process:
+        (text,) = finished([process], within=200)
     assert text.count("validation Dice") == 1  # the first process speaks
     return out
 
@@ -113,32 +102,32 @@ def test_a_death_ends_all_within_a_minute_and_a_stop_is_agreed_on_and_both_go_on
     recipe: Path, whole: Path
 ) -> None:
     out = recipe.parent / "disturbed"
-    process = start(recipe, out)
-    reach(process, out, 15)
-    os.kill(workers(process)[1], signal.SIGKILL)
-    died = time.monotonic()
-    text, _ = process.communicate(timeout=60)
-    assert time.monotonic() - died < 60
+    with start(recipe, out) as process:
+        reach(process, out, 15)
+        os.kill(workers(process)[1], signal.SIGKILL)
+        text = process.end(within=60)
     assert process.returncode != 0
     assert "Signal 9 (SIGKILL)" in text  # torchrun names the rank that died
     last = newest_step(out)
     assert 15 <= last < sum(STEPS)
 
-    process = start(recipe, out, "--resume")
-    reach(process, out, max(35, last + 5))  # a checkpoint of this run, not of the one that died
-    process.send_signal(signal.SIGTERM)
-    text, _ = process.communicate(timeout=60)
+    with start(recipe, out, "--resume") as process:
+        reach(process, out, max(35, last + 5))  # a checkpoint of this run, not of the one that died
+        process.send_signal(signal.SIGTERM)
+        text = process.end(within=60)
     assert process.returncode != 0
     assert text.count("SIGTERM: stopping after this step") == 2
     assert text.count("stopped on request after step") == 2
     stopped = newest_step(out)
     assert f"after step {stopped - STEPS[0]} of phase stage 2" in text
 
-    finish(start(recipe, out, "--resume"))
+    with start(recipe, out, "--resume") as process:
+        finished([process], within=200)
     assert ending(out) == ending(whole)
 
 
-NODES = {"medkd-a": "10.98.7.1", "medkd-b": "10.98.7.2"}
+NODES = {f"medkd-{os.getpid()}{letter}": f"10.98.7.{i}" for i, letter in enumerate("ab", 1)}
+"""Name -> address. A namespace is the whole machine's, so its name is of this process; 15 letters at most."""
 
 
 def ip(*words: str) -> subprocess.CompletedProcess[str]:
@@ -150,38 +139,32 @@ def two_nodes() -> Iterator[None]:
     """Two network namespaces joined by a cable, as two machines (docs/engine.md)."""
     if shutil.which("ip") is None:
         pytest.skip("the command ip (iproute2) is not installed")
-    try:
-        made = ip("netns", "add", "medkd-a")
-        if made.returncode:
-            pytest.skip(f"network namespaces are not permitted here: {made.stderr.strip()}")
-        ip("netns", "add", "medkd-b")
-        cable = ip("link", "add", "medkd-a", "netns", "medkd-a", "type", "veth", "peer", "medkd-b", "netns", "medkd-b")
+    one, other = NODES
+    with contextlib.ExitStack() as made:
+        for node in NODES:
+            added = ip("netns", "add", node)
+            if added.returncode:
+                pytest.skip(f"network namespaces are not permitted here: {added.stderr.strip()}")
+            made.callback(ip, "netns", "del", node)
+        cable = ip("link", "add", one, "netns", one, "type", "veth", "peer", other, "netns", other)
         if cable.returncode:
             pytest.skip(f"network namespaces cannot be joined here: {cable.stderr.strip()}")
         for node, address in NODES.items():
             for words in (f"addr add {address}/24 dev {node}", f"link set {node} up", "link set lo up"):
                 assert ip("-n", node, *words.split()).returncode == 0
         yield
-    finally:
-        for node in NODES:
-            ip("netns", "del", node)
 
 
 def test_two_nodes_meet_and_end_where_two_processes_of_one_node_end(recipe: Path, whole: Path, two_nodes: None) -> None:
     """Each node has a run folder of its own, as without a shared disk: the first node's is the run."""
-    started = []
-    for rank, node in enumerate(NODES):
-        command = [
-            *("ip", "netns", "exec", node, sys.executable, "-m", "torch.distributed.run"),
-            *("--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "1"),
-            *("--master-addr", NODES["medkd-a"], "--master-port", "29500"),
-            *("-m", "medkd", "train", str(recipe), "--out", str(recipe.parent / node)),
-        ]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": node}
-        started.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
-    texts = [process.communicate(timeout=250)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(texts)
-    assert ending(recipe.parent / "medkd-a") == ending(whole)
-    assert not (recipe.parent / "medkd-b").exists()  # the first rank alone writes
+
+    def node(rank: int, name: str) -> Process:
+        options = f"--nnodes 2 --node-rank {rank} --nproc-per-node 1 --master-port 29500 --master-addr".split()
+        command = torchrun(recipe, recipe.parent / f"node {rank}", *options, next(iter(NODES.values())))
+        return Process(["ip", "netns", "exec", name, *command], GLOO_SOCKET_IFNAME=name)
+
+    one, other = NODES
+    with node(0, one) as first, node(1, other) as second:
+        finished([first, second], within=250)
+    assert ending(recipe.parent / "node 0") == ending(whole)
+    assert not (recipe.parent / "node 1").exists()  # the first rank alone writes
