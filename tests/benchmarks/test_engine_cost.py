@@ -13,6 +13,7 @@ from medkd.data.phantom import CLASSES, PhantomOptions, write_cohort
 from medkd.runs.prepare import prepare
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "engine_cost.py"
+NETWORK = {"features": [4, 4, 4, 8, 8], "norm": "instance", "dropout": [0.0]}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_bare_loop_takes_the_engines_steps(script: ModuleType, data: Path, tmp_path: Path) -> None:
-    recipe = script.recipe_of(data, {"features": [4, 4, 4, 8, 8], "norm": "instance", "dropout": [0.0]}, {}, "light", 9)
+    recipe = script.recipe_of(data, NETWORK, {}, "light", script.ADAMW, 9)
     result = script.overhead(recipe, 2, 1, tmp_path)
     assert result["largest_loss_difference"] == 0
     run, bare = script.phase_run(recipe), script.BareLoop(recipe)
@@ -47,7 +48,7 @@ def test_the_bare_loop_takes_the_engines_steps(script: ModuleType, data: Path, t
 
 
 def test_parts_are_timed_and_the_clocks_taken_off(script: ModuleType, data: Path) -> None:
-    recipe = script.recipe_of(data, {"features": [4, 4, 4, 8, 8], "norm": "instance", "dropout": [0.0]}, {}, "light", 9)
+    recipe = script.recipe_of(data, NETWORK, {}, "light", script.ADAMW, 9)
     before = torch.Tensor.backward, script.bcp.paste, script.EmaTeacher.update
     run = script.phase_run(recipe)
     row = script.parts(run, 2)
