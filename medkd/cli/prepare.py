@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 IMAGES = "Boxes and classes of images"
 ARCHIVE = "DICOM archives"
 PRIVACY = "Privacy"
-DRY = "nothing was written: leave out --dry-run to write the dataset"
 
 
 def prepare(
@@ -168,19 +167,19 @@ def prepare(
                 say=lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True),
             )  # fmt: skip
     _count(dataset)
-    private = None if keep_identifiers or (table and not single) else key or default_key(out)
-    print("\n".join(_look_at(task, out, private) if not dry_run else [DRY]))
+    if dry_run:
+        print("nothing was written: leave out --dry-run to write the dataset")
+        return
+    _say_what_next(task, out, None if keep_identifiers or (table and not single) else key or default_key(out))
 
 
-def _look_at(task: str, out: Path, private: Path | None) -> list[str]:
-    """What was written, and what to do with it next."""
-    lines = [f"look at: {out / ('report.json' if task == 'classification' else 'report.html')}"]
+def _say_what_next(task: str, out: Path, private: Path | None) -> None:
+    print(f"look at: {out / ('report.json' if task == 'classification' else 'report.html')}")
     if private:
-        lines.append(f"private: {private} says whose each case is; keep it, do not pass it on")
+        print(f"private: {private} says whose each case is; keep it, do not pass it on")
     if task == "segmentation":
         recipe = "configs/segmentation/bcp_acdc_3.yaml"
-        lines.append(f"next, in a clone of medkd: medkd train {recipe} {shlex.quote(f'data={out}')} --out RUN")
-    return lines
+        print(f"next, in a clone of medkd: medkd train {recipe} {shlex.quote(f'data={out}')} --out RUN")
 
 
 def _count(dataset: DatasetFolder) -> None:
