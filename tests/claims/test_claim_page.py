@@ -25,6 +25,7 @@ def experiment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Experiment:
 
 def test_numbers_and_what_is_missing(experiment, line, tmp_path):
     lines = [line("bcp", seed, value, BUDGET) for seed, value in enumerate((0.7, 0.8, 0.75))]
+    lines[1]["seconds"] = 36000.0  # the machine stalled
     lines += [line("labelled_only", 0, 0.5, BUDGET), line("labelled_only", 1, 0.52, BUDGET)]
     text = page(experiment, lines, tmp_path)
     assert f"**5 of {3 * len(ARMS)} runs are finished.**" in text
